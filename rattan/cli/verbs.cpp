@@ -1,0 +1,23 @@
+#include "rattan/cli/verbs.h"
+
+#include <vector>
+
+namespace rattan::cli {
+
+// One line here and one file beside this one make a verb.
+#define RATTAN_VERBS(X)
+
+#define X(name) extern const Verb name##_verb;
+RATTAN_VERBS(X)
+#undef X
+
+std::span<const Verb> verbs() {
+  static const std::vector<Verb> table = {
+#define X(name) name##_verb,
+      RATTAN_VERBS(X)
+#undef X
+  };
+  return table;
+}
+
+}  // namespace rattan::cli
