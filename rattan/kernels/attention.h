@@ -9,7 +9,7 @@
 //
 // Backward, from the saved o and lse (which may be those of a softmax merged with further entries: P and
 // delta then are the total ones and the result is exact, papers: FlashAttention-2, arXiv 2307.08691):
-//   delta = do·o;  P = exp(S - lse);  dv_j = sum_i P_ij do_i;  dS = P (do·v_j - delta);
+//   delta = do·o - d_lse;  P = exp(S - lse);  dv_j = sum_i P_ij do_i;  dS = P (do·v_j - delta);
 //   dq_i = scale sum_j dS_ij k_j;  dk_j = scale sum_i dS_ij q_i.
 //
 // Types: float or bf16 for q, k, v, o and their gradients; statistics and sums in fp32. Results are bitwise
@@ -40,6 +40,7 @@ struct AttentionBackward {
   const int32_t* end = nullptr;
   HeadsRef<const T> q, k, v, o, d_o;
   const float* lse = nullptr;       // [queries, heads]
+  const float* d_lse = nullptr;     // [queries, heads], optional: gradient of lse, for a later merge
   HeadsRef<T> dq, dk, dv;           // every element is written, also those no query sees (0)
 };
 
