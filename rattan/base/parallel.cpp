@@ -33,6 +33,8 @@ struct Loop {
   }
 };
 
+thread_local bool inside_loop = false;
+
 // Workers sleep between loops. One loop runs at a time; a nested loop runs on its caller alone.
 class Pool {
  public:
@@ -65,6 +67,7 @@ class Pool {
 
  private:
   void serve() {
+    inside_loop = true;
     uint64_t seen = 0;
     std::unique_lock lock(mutex_);
     for (;;) {
@@ -92,7 +95,6 @@ std::mutex pool_mutex;
 std::unique_ptr<Pool> pool;
 int wanted_threads = 0;
 std::atomic<ParallelRuntime> runtime{nullptr};
-thread_local bool inside_loop = false;
 
 int default_threads() { return std::max(1u, std::thread::hardware_concurrency()); }
 
