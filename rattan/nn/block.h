@@ -1,0 +1,82 @@
+// A block is a list of branches, each (norm, function, residual rule); the feed-forward layer is a mixer with
+// an empty state. A stack is a plan of slots over blocks, so that blocks can be shared over depth.
+#pragma once
+#include <memory>
+#include <vector>
+
+#include "rattan/nn/mixer.h"
+#include "rattan/nn/norm.h"
+
+namespace rattan::nn {
+
+// The residual stream, in fp32 (float64 for float64), with the last branch not yet added: the next norm adds
+// it in the same pass.
+struct Stream {
+  at::Tensor x;         // [B, T, D]
+  at::Tensor pending;   // [B, T, D] in the computing type, or undefined
+  at::Tensor& resolve();
+};
+
+// How a branch's output joins the stream. The default, `add`, leaves it pending.
+class Residual : public Module {
+ public:
+  virtual void join(Stream& stream, at::Tensor branch, Call& call) = 0;
+};
+class AddResidual : public Residual {
+ public:
+  void join(Stream& stream, at::Tensor branch, Call& call) override;
+};
+
+enum class Place : int8_t { pre, post, none };
+
+struct Branch {
+  Place place = Place::pre;
+  std::unique_ptr<RmsNorm> norm;        // absent where place is none
+  std::unique_ptr<Mixer> fn;
+  std::unique_ptr<Residual> join;
+  double dropout = 0;                   // of the branch's output, in training
+};
+
+class Block : public Module {
+ public:
+  explicit Block(at::ScalarType* compute) : compute_(compute) {}
+  // Names the branch's parts "<name>_norm" and "<name>" ("mixer", "ffn").
+  void add(std::string name, Branch branch);
+  void forward(Stream& stream, Call& call);
+  void extend(Stream& stream, State& state, Call& call);
+  const std::vector<Branch>& branches() const { return branches_; }
+  StateSpec state_spec() const;         // a child per branch that has a state
+  double flops_per_token(int64_t tokens) const;
+
+ private:
+  at::Tensor input_of(const Branch& branch, Stream& stream) const;
+  void leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index);
+  at::ScalarType* compute_;             // the stack's computing type
+  std::vector<Branch> branches_;
+  std::vector<std::string> names_;
+};
+
+class Stack : public Module {
+ public:
+  // The computing type is read from `compute` at every call.
+  explicit Stack(at::ScalarType* compute) : compute_(compute) {}
+  Block& add_block();                               // "layers.<i>"
+  void set_plan(std::vector<int> plan);             // slot -> block; default: each block once, in order
+  int slots() const { return static_cast<int>(plan_.size()); }
+
+  // Runs slots [from, to); to = -1: to the end.
+  void forward(Stream& stream, Call& call, int from = 0, int to = -1);
+  void extend(Stream& stream, State& state, Call& call, int from = 0, int to = -1);
+  StateSpec state_spec() const;                     // a child per slot, named by its number
+  double flops_per_token(int64_t tokens) const;
+  const Block& block(int slot) const { return *blocks_[plan_[slot]]; }
+
+  bool checkpoint = false;                          // recompute each block's activations in backward
+
+ private:
+  at::ScalarType* compute_;
+  std::vector<std::unique_ptr<Block>> blocks_;
+  std::vector<int> plan_;
+};
+
+}  // namespace rattan::nn

@@ -1,0 +1,64 @@
+// The torch operators of the project, torch.ops.rattan.*, as C++ functions. Every operator dispatches on the
+// device of its inputs, is differentiable where it says so, and takes fp32 or bf16; float64 and anything else
+// a kernel does not have is refused with the name of what serves instead (nn/ has composite forms).
+// Formulas and layouts: the kernel's header of the same name in kernels/.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <tuple>
+
+namespace rattan::ops {
+
+// q [N, H, p], k, v [M, Hkv, p], begin, end int32 [N] -> o [N, H, p], lse fp32 [N, H]. Differentiable.
+std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                             const at::Tensor& begin, const at::Tensor& end, double scale);
+
+// State of RAT for a batch, all or none given. Ends are rows of [R, E, H, p]; the chunk table's `first` and
+// `slot` index the flattened [R * E] rows of the *resulting* ends.
+struct RatCarry {
+  at::Tensor ends_k, ends_v;         // [R, E0, H, p] as proj
+  at::Tensor running_k, running_v;   // fp32 [R, H, p]
+};
+struct RatResult {
+  at::Tensor out;                    // [N, D]
+  at::Tensor ends_k, ends_v;         // [R, E, H, p]
+  at::Tensor running_k, running_v;   // fp32 [R, H, p]
+};
+// proj [N, 3D + 2Gp], gate_bias fp32 [D], table int32 [chunks, 7] (kernels::RatChunk), cos, sin fp32
+// [positions, p/2] or undefined. `rows` R and `ends` E size the resulting state; at least 1. Differentiable in
+// proj, gate_bias and the carry.
+RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table, const at::Tensor& cos,
+              const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk, int64_t rows, int64_t ends,
+              const std::optional<RatCarry>& carry);
+// The same on a state that is updated in place ([R, E, H, p] and [R, H, p]); not differentiable.
+at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
+                      const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
+                      RatCarry& state);
+
+// x, gate [N, C], gate_bias fp32 [C], table int32 [segments, 4] (kernels::ScanSegment), initial fp32 [R, C] or
+// undefined -> h [N, C], final fp32 [R, C] (R = rows, at least 1). Differentiable.
+std::tuple<at::Tensor, at::Tensor> gated_scan(const at::Tensor& x, const at::Tensor& gate, const at::Tensor& gate_bias,
+                                              const at::Tensor& table, const at::Tensor& initial, int64_t rows);
+
+// x fp32 [..., D], branch (optional) [..., D] in `dtype`, weight fp32 [D] -> s fp32, y in `dtype`. Differentiable.
+std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch,
+                                                const at::Tensor& weight, double eps, at::ScalarType dtype);
+
+// Rotary embedding of x [N, H, p] at int32 positions [N]. Differentiable.
+at::Tensor rope(const at::Tensor& x, const at::Tensor& position, const at::Tensor& cos, const at::Tensor& sin);
+
+at::Tensor gelu(const at::Tensor& x);                                  // erf form; differentiable
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);       // differentiable
+at::Tensor sigmoid_mul(const at::Tensor& z, const at::Tensor& y);      // differentiable
+
+// Sum over rows of weight * cross-entropy(h W^T, target), rows with target < 0 left out, without ever holding
+// all logits: h [N, D], W [V, D], target int64 [N], weight fp32 [N] or undefined -> fp32 scalar. Differentiable
+// in h and W.
+at::Tensor linear_cross_entropy(const at::Tensor& h, const at::Tensor& w, const at::Tensor& target,
+                                const at::Tensor& weight);
+
+// cos, sin fp32 [positions, dim / 2] on `device`; kept between calls, grown by doubling.
+std::tuple<at::Tensor, at::Tensor> rope_tables(int64_t positions, int64_t dim, double base, at::Device device);
+
+}  // namespace rattan::ops
