@@ -1,6 +1,10 @@
 # CPU kernels are compiled once per instruction set from the same sources (rattan/kernels/cpu/*.isa.cpp)
 # and chosen at run time. RATTAN_ISA names the namespace of one such build.
-set(RATTAN_ISAS scalar avx2 avx512 avx512bf16)
+if(CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64)$")
+  set(RATTAN_ISAS scalar avx2 avx512 avx512bf16)
+else()
+  set(RATTAN_ISAS scalar)
+endif()
 set(RATTAN_ISA_FLAGS_scalar "")
 set(RATTAN_ISA_FLAGS_avx2 -mavx2 -mfma -mf16c)
 set(RATTAN_ISA_FLAGS_avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -mprefer-vector-width=512)
@@ -14,6 +18,10 @@ function(rattan_isa_objects out_var)
     target_link_libraries(rattan_kernels_${isa} PRIVATE rattan_options)
     target_include_directories(rattan_kernels_${isa} PRIVATE ${PROJECT_SOURCE_DIR})
     target_compile_options(rattan_kernels_${isa} PRIVATE ${RATTAN_ISA_FLAGS_${isa}} -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math)
+    if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+      # g++ 12 warns about its own AVX-512 intrinsics (GCC bug 105593).
+      target_compile_options(rattan_kernels_${isa} PRIVATE -Wno-uninitialized -Wno-maybe-uninitialized)
+    endif()
     target_compile_definitions(rattan_kernels_${isa} PRIVATE RATTAN_ISA=${isa} RATTAN_ISA_${isa}=1)
     # Each kernel is one large template translation unit already.
     set_target_properties(rattan_kernels_${isa} PROPERTIES UNITY_BUILD OFF POSITION_INDEPENDENT_CODE ON)

@@ -12,7 +12,7 @@ struct HeadsRef {
   T* data = nullptr;
   int64_t row = 0;    // stride between rows
   int64_t head = 0;   // stride between heads
-  T* at(int64_t r, int64_t h) const { return data + r * row + h * head; }
+  [[gnu::always_inline]] T* at(int64_t r, int64_t h) const { return data + r * row + h * head; }
 };
 
 // [rows, dim] with dim contiguous.
@@ -20,7 +20,7 @@ template <class T>
 struct RowsRef {
   T* data = nullptr;
   int64_t row = 0;
-  T* at(int64_t r) const { return data + r * row; }
+  [[gnu::always_inline]] T* at(int64_t r) const { return data + r * row; }
 };
 
 }  // namespace rattan::kernels

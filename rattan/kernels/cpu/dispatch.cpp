@@ -1,0 +1,32 @@
+// The public CPU entry points: each calls the build of its kernel for the instruction set in use.
+//
+// A kernel is a function `void name(const Args<T>&)` for T = float and bf16, defined in some *.isa.cpp in
+// namespace rattan::kernels::RATTAN_ISA. To add one, write that file and one RATTAN_KERNEL line here
+// (RATTAN_KERNEL_PLAIN for an argument type that is no template).
+#include "rattan/base/bf16.h"
+#include "rattan/kernels/cpu/isa.h"
+
+#if defined(__x86_64__)
+#define RATTAN_KERNEL_PLAIN(function, Args)                                                       \
+  namespace scalar { void function(const Args&); }                                                \
+  namespace avx2 { void function(const Args&); }                                                  \
+  namespace avx512 { void function(const Args&); }                                                \
+  namespace avx512bf16 { void function(const Args&); }                                            \
+  void function(const Args& args) {                                                               \
+    constexpr void (*builds[])(const Args&) = {scalar::function, avx2::function, avx512::function, \
+                                               avx512bf16::function};                             \
+    builds[static_cast<int>(active_isa())](args);                                                 \
+  }
+#else
+#define RATTAN_KERNEL_PLAIN(function, Args)        \
+  namespace scalar { void function(const Args&); } \
+  void function(const Args& args) { scalar::function(args); }
+#endif
+#define RATTAN_KERNEL(function, Args)        \
+  RATTAN_KERNEL_PLAIN(function, Args<float>) \
+  RATTAN_KERNEL_PLAIN(function, Args<bf16>)
+
+namespace rattan::kernels {
+
+
+}  // namespace rattan::kernels
