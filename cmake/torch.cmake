@@ -31,7 +31,6 @@ target_include_directories(rattan_torch SYSTEM INTERFACE
   $<BUILD_INTERFACE:${RATTAN_TORCH}/include>
   $<BUILD_INTERFACE:${RATTAN_TORCH}/include/torch/csrc/api/include>)
 target_compile_definitions(rattan_torch INTERFACE AT_PER_OPERATOR_HEADERS)
-target_link_directories(rattan_torch INTERFACE $<BUILD_INTERFACE:${RATTAN_TORCH_LIB}>)
 target_link_libraries(rattan_torch INTERFACE
   $<BUILD_INTERFACE:${RATTAN_TORCH_LIB}/libtorch_cpu.so>
   $<BUILD_INTERFACE:${RATTAN_TORCH_LIB}/libc10.so>)

@@ -1,0 +1,46 @@
+# Proves that an installed Rattan works away from its build: the program runs from any folder, and the example
+# finds the package, builds and runs; also after the installed tree was moved.
+# Needs BUILD (the build folder), SOURCE, WORK (a scratch folder) and COMPILER.
+function(run)
+  cmake_parse_arguments(arg "FAILS" "OUT;FOLDER" "COMMAND" ${ARGN})
+  if(NOT arg_FOLDER)
+    set(arg_FOLDER /)
+  endif()
+  execute_process(COMMAND ${arg_COMMAND} WORKING_DIRECTORY ${arg_FOLDER}
+    RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE err)
+  list(JOIN arg_COMMAND " " shown)
+  if(arg_FAILS)
+    if(code EQUAL 0)
+      message(FATAL_ERROR "this should have failed: ${shown}\n${out}${err}")
+    endif()
+  elseif(NOT code EQUAL 0)
+    message(FATAL_ERROR "exit code ${code} of: ${shown}\n${out}${err}")
+  endif()
+  if(arg_OUT)
+    set(${arg_OUT} "${out}${err}" PARENT_SCOPE)
+  endif()
+endfunction()
+
+file(REMOVE_RECURSE ${WORK})
+file(MAKE_DIRECTORY ${WORK})
+run(COMMAND ${CMAKE_COMMAND} --install ${BUILD} --prefix ${WORK}/first)
+run(COMMAND ${WORK}/first/bin/rattan --version)
+file(RENAME ${WORK}/first ${WORK}/moved)
+run(COMMAND ${WORK}/moved/bin/rattan --version OUT version)
+string(STRIP "${version}" version)
+
+set(configure ${CMAKE_COMMAND} -G Ninja -S ${SOURCE}/examples/generate -DCMAKE_CXX_COMPILER=${COMPILER}
+  -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=${WORK}/moved)
+run(COMMAND ${configure} -B ${WORK}/example)
+run(COMMAND ${CMAKE_COMMAND} --build ${WORK}/example)
+run(COMMAND ${WORK}/example/generate OUT out)
+string(FIND "${out}" "Rattan ${version}" at)
+if(at EQUAL -1)
+  message(FATAL_ERROR "the example should print 'Rattan ${version}'; it printed:\n${out}")
+endif()
+
+run(FAILS COMMAND ${configure} -B ${WORK}/no-torch -DRATTAN_TORCH=/nowhere/torch OUT out)
+if(NOT out MATCHES "no libtorch at '/nowhere/torch'" OR NOT out MATCHES "-DRATTAN_TORCH=")
+  message(FATAL_ERROR "a torch that has moved should be explained; CMake said:\n${out}")
+endif()
+file(REMOVE_RECURSE ${WORK})

@@ -1,0 +1,21 @@
+# Every tests/python/*_test.py is a test. They run in the Python whose torch the libraries were built with.
+file(GLOB scripts CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/python/*_test.py)
+set(python ${PROJECT_SOURCE_DIR}/.venv/bin/python)
+if(NOT EXISTS ${python})
+  find_program(python3 python3 REQUIRED)
+  set(python ${python3})
+endif()
+cmake_path(GET RATTAN_TORCH PARENT_PATH site_packages)
+cmake_path(IS_PREFIX PROJECT_SOURCE_DIR ${RATTAN_TORCH} NORMALIZE torch_is_own)
+if(torch_is_own)
+  set(environment RATTAN_TORCH_IS_FOREIGN=0)
+else()
+  # A wheel unpacked for linking may be made for another Python version; then these tests are skipped.
+  set(environment RATTAN_TORCH_IS_FOREIGN=1 PYTHONPATH=${site_packages})
+endif()
+foreach(script IN LISTS scripts)
+  cmake_path(GET script STEM name)
+  add_test(NAME python/${name} COMMAND ${python} ${CMAKE_CURRENT_SOURCE_DIR}/python/run.py ${script})
+  set_tests_properties(python/${name} PROPERTIES SKIP_RETURN_CODE 77 TIMEOUT 300 LABELS python ENVIRONMENT
+    "${environment};RATTAN_OPS_LIBRARY=$<TARGET_FILE:rattan_ops_shared>;RATTAN_PROGRAM=$<TARGET_FILE:rattan>")
+endforeach()
