@@ -19,9 +19,9 @@ struct ConfigNode;
 class ConfigTree {
  public:
   static ConfigTree empty();
-  static ConfigTree from_file(const std::filesystem::path& path);          // InputError with file:line:column
+  static ConfigTree from_file(const std::filesystem::path& path);  // InputError with file:line:column
   static ConfigTree from_text(const std::string& text, const std::string& source);
-  void override_with(const std::vector<std::string>& assignments);          // InputError names the assignment
+  void override_with(const std::vector<std::string>& assignments);  // InputError names the assignment
 
   explicit ConfigTree(ConfigNode root);
   ConfigTree(ConfigTree&&) noexcept;

@@ -98,7 +98,8 @@ class Handler : public nlohmann::json_sax<nlohmann::json> {
     return true;
   }
   bool open(Value value) {
-    if (open_.size() >= kMaxConfigDepth) fail_input("{}:{}: nested more than {} deep", source_, *line_, kMaxConfigDepth);
+    if (open_.size() >= kMaxConfigDepth)
+      fail_input("{}:{}: nested more than {} deep", source_, *line_, kMaxConfigDepth);
     open_.push_back(&place(std::move(value)));
     return true;
   }
