@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <functional>
 #include <string>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -16,7 +15,8 @@ struct ConfigNode {
     std::string what;
   };  // a value no key takes, such as a date
   using List = std::vector<ConfigNode>;
-  using Table = std::vector<std::pair<std::string, ConfigNode>>;  // in the order of the source
+  struct Entry;
+  using Table = std::vector<Entry>;  // in the order of the source
 
   std::variant<Table, List, bool, int64_t, double, std::string, Nothing, Other> value;
   std::string place;  // "recipe.toml:12" or "override 'train.lr=3'"
@@ -27,6 +27,11 @@ struct ConfigNode {
   bool is_list() const { return std::holds_alternative<List>(value); }
   const ConfigNode* find(const std::string& key) const;  // nullptr if absent or not a table
   std::string describe() const;                          // "the string \"adam\"", "a table", "1.5"
+};
+
+struct ConfigNode::Entry {
+  std::string first;
+  ConfigNode second;
 };
 
 // Deeper nesting than any configuration has; the limit keeps hostile input from exhausting the stack.

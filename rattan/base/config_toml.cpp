@@ -17,7 +17,7 @@ ConfigNode convert(const toml::node& node, const std::string& source, int depth)
   if (depth > kMaxConfigDepth) fail_input("{}: nested more than {} deep", out.place, kMaxConfigDepth);
   if (const toml::table* table = node.as_table()) {
     ConfigNode::Table entries;
-    for (const auto& [key, value] : *table) entries.emplace_back(key.str(), convert(value, source, depth + 1));
+    for (const auto& [key, value] : *table) entries.emplace_back(std::string(key.str()), convert(value, source, depth + 1));
     out.value = std::move(entries);
   } else if (const toml::array* array = node.as_array()) {
     ConfigNode::List items;
