@@ -4,7 +4,12 @@
 // namespace rattan::kernels::RATTAN_ISA. To add one, write that file and one RATTAN_KERNEL line here
 // (RATTAN_KERNEL_PLAIN for an argument type that is no template).
 #include "rattan/base/bf16.h"
+#include "rattan/kernels/activation.h"
 #include "rattan/kernels/cpu/isa.h"
+#include "rattan/kernels/cross_entropy.h"
+#include "rattan/kernels/gated_scan.h"
+#include "rattan/kernels/rms_norm.h"
+#include "rattan/kernels/rope.h"
 
 #if defined(__x86_64__)
 #define RATTAN_KERNEL_PLAIN(function, Args)                                                       \
@@ -28,5 +33,13 @@
 
 namespace rattan::kernels {
 
+RATTAN_KERNEL(activation_forward, ActivationForward)
+RATTAN_KERNEL(activation_backward, ActivationBackward)
+RATTAN_KERNEL(add_rms_norm_forward, AddRmsNormForward)
+RATTAN_KERNEL(add_rms_norm_backward, AddRmsNormBackward)
+RATTAN_KERNEL(cross_entropy, CrossEntropy)
+RATTAN_KERNEL(gated_scan_forward, GatedScanForward)
+RATTAN_KERNEL(gated_scan_backward, GatedScanBackward)
+RATTAN_KERNEL(rope, Rope)
 
 }  // namespace rattan::kernels

@@ -7,7 +7,7 @@ namespace rattan::kernels::ref {
 double activation(Activation kind, double a, double b);
 
 struct ActivationGradient {
-  double d_a, d_b;   // d_b is 0 for gelu
+  double d_a, d_b;  // d_b is 0 for gelu
 };
 ActivationGradient activation_gradient(Activation kind, double a, double b, double d_out);
 

@@ -6,8 +6,8 @@
 namespace rattan::kernels::ref {
 
 struct CrossEntropyOutput {
-  std::vector<double> loss;       // [rows], weighted
-  std::vector<double> gradient;   // [rows, vocabulary]
+  std::vector<double> loss;      // [rows], weighted
+  std::vector<double> gradient;  // [rows, vocabulary]
 };
 
 // logits: [rows, vocabulary]; target: [rows], negative: ignored; weight: [rows] or empty (1).

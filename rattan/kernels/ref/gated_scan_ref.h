@@ -10,14 +10,14 @@ namespace rattan::kernels::ref {
 struct GatedScan {
   int64_t tokens = 0, channels = 0, state_rows = 0;
   std::vector<ScanSegment> table;
-  std::vector<double> x, gate;      // [tokens, channels]
-  std::vector<double> gate_bias;    // [channels], empty: 0
-  std::vector<double> initial;      // [state_rows, channels], empty: none is read
+  std::vector<double> x, gate;    // [tokens, channels]
+  std::vector<double> gate_bias;  // [channels], empty: 0
+  std::vector<double> initial;    // [state_rows, channels], empty: none is read
 };
 
 struct GatedScanOutput {
-  std::vector<double> h;            // [tokens, channels]
-  std::vector<double> final;        // [state_rows, channels]; rows that no segment names are 0
+  std::vector<double> h;      // [tokens, channels]
+  std::vector<double> final;  // [state_rows, channels]; rows that no segment names are 0
 };
 
 struct GatedScanGradients {

@@ -6,13 +6,13 @@
 namespace rattan::kernels::ref {
 
 struct RmsNormOutput {
-  std::vector<double> sum, y;   // [rows, dim]
-  std::vector<double> rstd;     // [rows]
+  std::vector<double> sum, y;  // [rows, dim]
+  std::vector<double> rstd;    // [rows]
 };
 
 struct RmsNormGradients {
-  std::vector<double> d_sum;      // [rows, dim]
-  std::vector<double> d_weight;   // [dim]
+  std::vector<double> d_sum;     // [rows, dim]
+  std::vector<double> d_weight;  // [dim]
 };
 
 // x: [rows, dim]; branch: the same or empty; weight: [dim].

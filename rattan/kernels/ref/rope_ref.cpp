@@ -4,8 +4,8 @@
 
 namespace rattan::kernels::ref {
 
-std::vector<double> rope(const std::vector<double>& x, const std::vector<int32_t>& position, int64_t heads,
-                         int64_t dim, double base, bool inverse) {
+std::vector<double> rope(const std::vector<double>& x, const std::vector<int32_t>& position, int64_t heads, int64_t dim,
+                         double base, bool inverse) {
   std::vector<double> out(x.size());
   for (std::size_t row = 0; row < position.size(); ++row) {
     for (int64_t head = 0; head < heads; ++head) {
