@@ -14,6 +14,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "rattan/base/files.h"
@@ -47,6 +48,7 @@ class Shard {
   void verify() const;
 
   std::filesystem::path path_;
+  std::string name_;
   MappedFile file_;
   int64_t tokens_, documents_, vocab_size_, id_bytes_;
   uint64_t checksum_;
