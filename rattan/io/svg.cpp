@@ -248,6 +248,11 @@ std::string to_svg(const Plot& plot, bool standalone) {
   x.from = widest + 14;
   x.to = plot.width - 14;
   x.ticks = choose_ticks(x.low, x.high, x.scale, std::max(2, static_cast<int>((x.to - x.from) / 72)));
+  // Room for the half of the last label that stands out to the right.
+  if (!x.ticks.at.empty()) {
+    double overhang = x(x.ticks.at.back()) + text_width(x.ticks.label.back()) / 2 - (plot.width - 2);
+    x.to -= std::max(0.0, overhang);
+  }
 
   std::string out = fmt::format(
       "<svg{} viewBox='0 0 {} {}' role='img' aria-label='{}' font-family='system-ui,sans-serif' font-size='{}' "

@@ -20,8 +20,8 @@ double learning_rate(const ScheduleConfig& config, int64_t step, int64_t steps) 
           config.min_lr, config.lr);
   int64_t warmup = warmup_steps(config, steps);
   if (step <= warmup) return config.lr * static_cast<double>(step) / static_cast<double>(warmup);
-  if (config.kind == "constant") return config.lr;
-  bool cosine = config.kind == "cosine";
+  if (config.schedule == "constant") return config.lr;
+  bool cosine = config.schedule == "cosine";
   int64_t begin = warmup;
   if (!cosine) {
     auto decay = static_cast<int64_t>(std::llround(config.decay * static_cast<double>(steps)));

@@ -13,7 +13,7 @@ namespace rattan::train {
 //         (warm-up, stable, decay: Hu et al., MiniCPM, 2024; the shape of the decay: Haegele et al., 2024).
 // constant: linear warm-up, then lr.
 struct ScheduleConfig {
-  std::string kind = "cosine";
+  std::string schedule = "cosine";
   double lr = 8e-4;
   double min_lr = 1e-6;
   double warmup = 0.05;
@@ -22,7 +22,7 @@ struct ScheduleConfig {
   void fields(Fields& f) {
     f("lr", lr, "peak learning rate", above(0.0));
     f("min_lr", min_lr, "learning rate at the last step", at_least(0.0));
-    f("schedule", kind, "what follows the warm-up: down a cosine, held then lowered (wsd), or held",
+    f("schedule", schedule, "what follows the warm-up: down a cosine, held then lowered (wsd), or held",
       one_of({"cosine", "wsd", "constant"}));
     f("warmup", warmup, "length of the linear warm-up: a number of steps, or below 1 a share of all steps",
       at_least(0.0));
