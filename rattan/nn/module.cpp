@@ -1,5 +1,6 @@
 #include "rattan/nn/module.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 

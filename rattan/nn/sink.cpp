@@ -1,5 +1,7 @@
 #include "rattan/nn/sink.h"
 
+#include <ATen/TensorOperators.h>
+
 namespace rattan::nn {
 
 void Sink::loss(const std::string& name, Loss value) {

@@ -1,0 +1,74 @@
+#include "rattan/nn/block.h"
+
+#include <ATen/TensorOperators.h>
+#include "rattan/nn/dropout.h"
+
+namespace rattan::nn {
+
+at::Tensor& Stream::resolve() {
+  if (pending.defined()) {
+    x = x + pending;
+    pending = at::Tensor();
+  }
+  return x;
+}
+
+void AddResidual::join(Stream& stream, at::Tensor branch, Call&) {
+  stream.resolve();
+  stream.pending = std::move(branch);
+}
+
+void Block::add(std::string name, Branch branch) {
+  if (branch.norm) child(name + "_norm", *branch.norm);
+  child(name, *branch.fn);
+  child(name + "_join", *branch.join);
+  names_.push_back(std::move(name));
+  branches_.push_back(std::move(branch));
+}
+
+at::Tensor Block::input_of(const Branch& branch, Stream& stream) const {
+  if (branch.place != Place::pre) return stream.resolve().to(*compute_);
+  auto [x, y] = branch.norm->add(stream.x, stream.pending, *compute_);
+  stream = {x, {}};
+  return y;
+}
+
+void Block::leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index) {
+  if (branch.place == Place::post) y = branch.norm->add(y.to(stream.x.scalar_type()), {}, *compute_).second;
+  if (branch.dropout > 0) y = dropout(y, branch.dropout, names_[index], call);
+  branch.join->join(stream, std::move(y), call);
+}
+
+void Block::forward(Stream& stream, Call& call) {
+  State* carry = call.carry;
+  for (size_t i = 0; i < branches_.size(); ++i) {
+    const Branch& branch = branches_[i];
+    call.carry = carry ? &carry->child[names_[i]] : nullptr;
+    leave(branch, stream, branch.fn->forward(input_of(branch, stream), call), call, i);
+  }
+  call.carry = carry;
+}
+
+void Block::extend(Stream& stream, State& state, Call& call) {
+  for (size_t i = 0; i < branches_.size(); ++i) {
+    const Branch& branch = branches_[i];
+    leave(branch, stream, branch.fn->extend(input_of(branch, stream), state.child[names_[i]], call), call, i);
+  }
+}
+
+StateSpec Block::state_spec() const {
+  StateSpec spec;
+  for (size_t i = 0; i < branches_.size(); ++i) {
+    StateSpec branch = branches_[i].fn->state_spec();
+    if (!branch.empty()) spec.child[names_[i]] = std::move(branch);
+  }
+  return spec;
+}
+
+double Block::flops_per_token(int64_t tokens) const {
+  double total = 0;
+  for (const Branch& branch : branches_) total += branch.fn->flops_per_token(tokens);
+  return total;
+}
+
+}  // namespace rattan::nn

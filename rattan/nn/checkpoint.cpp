@@ -1,0 +1,113 @@
+#include "rattan/nn/checkpoint.h"
+
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "rattan/base/error.h"
+
+namespace rattan::nn {
+namespace checkpoint_file {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+// What backward needs to run the block again. Shared, since the graph may outlive the call.
+struct Recompute {
+  Block* block;
+  Layout layout;
+  std::shared_ptr<Choices> choices;
+  std::vector<std::string> loss_names;
+  int slot, step;
+  AttentionCore* core;
+  const Source* source;
+  const Knobs* knobs;
+};
+
+struct Outputs {
+  variable_list tensors;                 // x, pending (if any), then sum and count of each loss
+  std::vector<std::string> loss_names;
+};
+
+Outputs run(const Recompute& r, const at::Tensor& x, const at::Tensor& pending, Mode mode, Rng* rng, Sink& sink) {
+  Call call{r.layout};
+  call.mode = mode;
+  call.slot = r.slot;
+  call.step = r.step;
+  call.core = r.core;
+  call.source = r.source;
+  call.knobs = r.knobs;
+  call.choices = r.choices.get();
+  call.rng = rng;
+  call.sink = &sink;
+  r.choices->replay(mode == Mode::replay);
+  Stream stream{x, pending};
+  r.block->forward(stream, call);
+  Outputs out;
+  out.tensors = {stream.x};
+  if (stream.pending.defined()) out.tensors.push_back(stream.pending);
+  for (const auto& [name, loss] : sink.losses) {
+    out.loss_names.push_back(name);
+    out.tensors.push_back(loss.sum);
+    out.tensors.push_back(loss.count);
+  }
+  return out;
+}
+
+// Custom functions take tensors and IValues; the recipe travels as a capsule.
+struct Capsule : torch::CustomClassHolder {
+  explicit Capsule(std::shared_ptr<Recompute> r) : recipe(std::move(r)) {}
+  std::shared_ptr<Recompute> recipe;
+};
+
+class Checkpoint : public torch::autograd::Function<Checkpoint> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& pending,
+                               std::shared_ptr<Recompute> recipe, Rng* rng, Sink* sink) {
+    at::NoGradGuard no_grad;
+    Outputs out = run(*recipe, x, pending, Mode::train, rng, *sink);
+    recipe->loss_names = out.loss_names;
+    ctx->save_for_backward({x, pending});
+    ctx->saved_data["recipe"] = at::IValue::make_capsule(c10::make_intrusive<Capsule>(std::move(recipe)));
+    return out.tensors;
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    auto saved = ctx->get_saved_variables();
+    auto capsule = ctx->saved_data["recipe"].toCapsule();
+    const std::shared_ptr<Recompute>& recipe = static_cast<Capsule*>(capsule.get())->recipe;
+    at::AutoGradMode grad_mode(true);
+    variable_list inputs;
+    for (at::Tensor& t : saved) inputs.push_back(t.defined() ? t.detach().set_requires_grad(true) : t);
+    Sink sink;
+    Outputs out = run(*recipe, inputs[0], inputs[1], Mode::replay, nullptr, sink);
+    variable_list roots, root_grads;
+    for (size_t i = 0; i < out.tensors.size(); ++i)
+      if (grads[i].defined() && out.tensors[i].requires_grad()) {
+        roots.push_back(out.tensors[i]);
+        root_grads.push_back(grads[i]);
+      }
+    torch::autograd::backward(roots, root_grads);
+    return {inputs[0].grad(), inputs[1].defined() ? inputs[1].grad() : at::Tensor(), {}, {}, {}};
+  }
+};
+
+}  // namespace checkpoint_file
+
+void checkpointed_forward(Block& block, Stream& stream, Call& call) {
+  using namespace checkpoint_file;
+  if (call.carry) fail("activation checkpointing does not go with carried state");
+  auto recipe = std::make_shared<Recompute>(Recompute{&block, call.layout, std::make_shared<Choices>(), {}, call.slot,
+                                                      call.step, call.core, call.source, call.knobs});
+  Sink sink;
+  if (call.sink) sink.wanted = call.sink->wanted;
+  const variable_list out = Checkpoint::apply(stream.x, stream.pending, recipe, call.rng, &sink);
+  const size_t tensors = out.size() - 2 * recipe->loss_names.size();
+  stream = {out[0], tensors == 2 ? out[1] : at::Tensor()};
+  if (!call.sink) return;
+  for (size_t i = 0; i < recipe->loss_names.size(); ++i)
+    call.sink->loss(recipe->loss_names[i], {out[tensors + 2 * i], out[tensors + 2 * i + 1].detach()});
+  for (auto& [name, value] : sink.metrics) call.sink->metric(name, value);
+  for (auto& [name, value] : sink.taps) call.sink->tap(name, value);
+}
+
+}  // namespace rattan::nn

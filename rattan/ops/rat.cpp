@@ -1,0 +1,253 @@
+#include "rattan/kernels/rat.h"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
+#include <fmt/ranges.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include "rattan/ops/launch.h"
+#include "rattan/ops/ops.h"
+
+namespace rattan::ops {
+namespace rat_file {
+
+using at::Tensor;
+using torch::autograd::AutogradContext;
+using torch::autograd::variable_list;
+
+constexpr int64_t chunk_columns = sizeof(kernels::RatChunk) / sizeof(int32_t);
+
+kernels::RatShape shape_of(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, int64_t heads,
+                           int64_t groups, int64_t chunk, int64_t ends) {
+  kernels::RatShape s;
+  s.tokens = proj.size(0), s.heads = heads, s.groups = groups, s.dim = gate_bias.numel() / heads;
+  s.chunks = table.size(0), s.ends = ends, s.max_chunk = chunk;
+  require(heads > 0 && groups > 0 && heads % groups == 0 && gate_bias.numel() % heads == 0,
+          "rattan::rat: {} gate biases, {} heads and {} groups do not divide", gate_bias.numel(), heads, groups);
+  require(proj.dim() == 2 && proj.size(1) == s.width(),
+          "rattan::rat: proj must be [N, 3D + 2Gp] = [N, {}] for {} heads of {} and {} groups, got [{}]", s.width(),
+          heads, s.dim, groups, fmt::join(proj.sizes(), ", "));
+  require(table.dim() == 2 && table.size(1) == chunk_columns && table.scalar_type() == at::kInt &&
+              table.is_contiguous(),
+          "rattan::rat: the chunk table must be contiguous int32 [chunks, {}]", chunk_columns);
+  require(gate_bias.scalar_type() == at::kFloat, "rattan::rat: gate_bias must be float32");
+  return s;
+}
+
+Tensor flat(const Tensor& state) { return state.defined() ? state.flatten(0, 1) : state; }
+
+// What forward and backward share of their arguments.
+template <class Args>
+void fill_inputs(Args& a, const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
+                 const OptionalTensor& sin, const OptionalTensor& running_k, const OptionalTensor& running_v) {
+  a.table = static_cast<const kernels::RatChunk*>(table.data_ptr());
+  a.gate_bias = pointer<const float>(gate_bias);
+  a.cos = pointer<const float>(cos), a.sin = pointer<const float>(sin);
+  a.running_k = heads_ref<const float>(value_or_undefined(running_k));
+  a.running_v = heads_ref<const float>(value_or_undefined(running_v));
+  using Row = std::remove_reference_t<decltype(*a.proj.data)>;
+  a.proj = rows_ref<Row>(proj);
+}
+
+struct Outputs {
+  Tensor out, y, lse;
+};
+
+// ends and final states are written into the given storage.
+Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
+                    const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, const Tensor& ends_k,
+                    const Tensor& ends_v, const OptionalTensor& running_k, const OptionalTensor& running_v,
+                    const Tensor& final_k, const Tensor& final_v, bool for_backward) {
+  const Tensor proj = dense_last(proj_in), flat_k = flat(ends_k), flat_v = flat(ends_v);
+  const auto shape = shape_of(proj, gate_bias, table, heads, groups, chunk, flat_k.size(0));
+  Outputs r;
+  r.out = at::empty({shape.tokens, heads * shape.dim}, proj.options());
+  if (for_backward) {
+    r.y = at::empty_like(r.out);
+    r.lse = at::empty({shape.tokens, heads}, proj.options().dtype(at::kFloat));
+  }
+  with_type("rat", proj.scalar_type(), [&]<class T>() {
+    kernels::RatForward<T> a;
+    a.shape = shape;
+    fill_inputs(a, proj, gate_bias, table, cos, sin, running_k, running_v);
+    a.ends_k = heads_ref<T>(flat_k), a.ends_v = heads_ref<T>(flat_v);
+    a.final_k = heads_ref<float>(final_k), a.final_v = heads_ref<float>(final_v);
+    a.out = rows_ref<T>(r.out), a.y = rows_ref<T>(r.y), a.lse = pointer<float>(r.lse);
+    RATTAN_LAUNCH_SCRATCH("rat", proj, rat_forward, rat_forward_scratch_bytes(shape), a);
+  });
+  return r;
+}
+
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+ForwardResult forward(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
+                      const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, int64_t rows,
+                      int64_t ends, const OptionalTensor& ends_k, const OptionalTensor& ends_v,
+                      const OptionalTensor& running_k, const OptionalTensor& running_v) {
+  const int64_t dim = gate_bias.numel() / heads;
+  // Without carried state every end that is read was written before; with it, rows may be left over.
+  auto fresh = [&] {
+    return ends_k ? at::zeros({rows, ends, heads, dim}, proj.options())
+                  : at::empty({rows, ends, heads, dim}, proj.options());
+  };
+  Tensor new_k = fresh(), new_v = fresh();
+  Tensor final_k = at::zeros({rows, heads, dim}, proj.options().dtype(at::kFloat)), final_v = at::zeros_like(final_k);
+  if (ends_k) {
+    const int64_t old = ends_k->size(1);
+    new_k.narrow(1, 0, old).copy_(*ends_k), new_v.narrow(1, 0, old).copy_(*ends_v);
+    final_k.copy_(*running_k), final_v.copy_(*running_v);
+  }
+  auto r = run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, new_k, new_v, running_k, running_v,
+                       final_k, final_v, true);
+  return {r.out, r.y, r.lse, new_k, new_v, final_k, final_v};
+}
+
+using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+
+BackwardResult backward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
+                        const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, const Tensor& ends_k,
+                        const Tensor& ends_v, const OptionalTensor& running_k, const OptionalTensor& running_v,
+                        const Tensor& y, const Tensor& lse, const Tensor& d_out_in, const OptionalTensor& d_ends_k,
+                        const OptionalTensor& d_ends_v, const OptionalTensor& d_final_k,
+                        const OptionalTensor& d_final_v) {
+  const Tensor proj = dense_last(proj_in), d_out = dense_last(d_out_in), flat_k = flat(ends_k), flat_v = flat(ends_v);
+  const auto shape = shape_of(proj, gate_bias, table, heads, groups, chunk, flat_k.size(0));
+  auto fp32 = proj.options().dtype(at::kFloat);
+  auto gradient = [&](const OptionalTensor& given) {
+    return given ? given->to(at::kFloat).clone(at::MemoryFormat::Contiguous) : at::zeros(ends_k.sizes(), fp32);
+  };
+  Tensor total_k = gradient(d_ends_k), total_v = gradient(d_ends_v);
+  Tensor d_proj = at::empty({shape.tokens, shape.width()}, proj.options());
+  Tensor d_bias = at::empty_like(gate_bias);
+  Tensor d_running_k, d_running_v;
+  if (running_k) d_running_k = at::zeros_like(*running_k), d_running_v = at::zeros_like(*running_v);
+  const Tensor top_k = value_or_undefined(d_final_k).defined() ? d_final_k->contiguous() : Tensor();
+  const Tensor top_v = value_or_undefined(d_final_v).defined() ? d_final_v->contiguous() : Tensor();
+  with_type("rat", proj.scalar_type(), [&]<class T>() {
+    kernels::RatBackward<T> a;
+    a.shape = shape;
+    fill_inputs(a, proj, gate_bias, table, cos, sin, running_k, running_v);
+    a.ends_k = heads_ref<const T>(flat_k), a.ends_v = heads_ref<const T>(flat_v);
+    a.y = rows_ref<const T>(y), a.lse = pointer<const float>(lse), a.d_out = rows_ref<const T>(d_out);
+    a.d_final_k = heads_ref<const float>(top_k), a.d_final_v = heads_ref<const float>(top_v);
+    a.d_proj = rows_ref<T>(d_proj), a.d_gate_bias = pointer<float>(d_bias);
+    a.d_ends_k = heads_ref<float>(flat(total_k)), a.d_ends_v = heads_ref<float>(flat(total_v));
+    a.d_running_k = heads_ref<float>(d_running_k), a.d_running_v = heads_ref<float>(d_running_v);
+    RATTAN_LAUNCH_SCRATCH("rat", proj, rat_backward, rat_backward_scratch_bytes(shape), a);
+  });
+  return {d_proj, d_bias, total_k, total_v, d_running_k, d_running_v};
+}
+
+Tensor extend(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
+              const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, Tensor ends_k, Tensor ends_v,
+              Tensor running_k, Tensor running_v) {
+  return run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, ends_k, ends_v, running_k, running_v,
+                     running_k, running_v, false)
+      .out;
+}
+
+class Rat : public torch::autograd::Function<Rat> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Tensor& proj, const Tensor& gate_bias, const Tensor& table,
+                               const OptionalTensor& cos, const OptionalTensor& sin, int64_t heads, int64_t groups,
+                               int64_t chunk, int64_t rows, int64_t ends, const OptionalTensor& ends_k,
+                               const OptionalTensor& ends_v, const OptionalTensor& running_k,
+                               const OptionalTensor& running_v) {
+    at::AutoDispatchBelowADInplaceOrView below;
+    static auto op = handle<decltype(rat_file::forward)>("rattan::rat");
+    auto [out, y, lse, new_k, new_v, final_k, final_v] = op.call(
+        proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends, ends_k, ends_v, running_k, running_v);
+    ctx->save_for_backward({proj, gate_bias, table, value_or_undefined(cos), value_or_undefined(sin), new_k, new_v,
+                            value_or_undefined(running_k), value_or_undefined(running_v), y, lse});
+    ctx->saved_data["heads"] = heads;
+    ctx->saved_data["groups"] = groups;
+    ctx->saved_data["chunk"] = chunk;
+    ctx->saved_data["carried"] = ends_k ? ends_k->size(1) : int64_t{0};
+    ctx->mark_non_differentiable({y, lse});
+    ctx->set_materialize_grads(false);
+    return {out, y, lse, new_k, new_v, final_k, final_v};
+  }
+
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    auto s = ctx->get_saved_variables();
+    const Tensor& proj = s[0];
+    Tensor d_out = grads[0].defined() ? grads[0] : at::zeros_like(s[9]);
+    static auto op = handle<decltype(rat_file::backward)>("rattan::rat_backward");
+    auto [d_proj, d_bias, d_ends_k, d_ends_v, d_running_k, d_running_v] =
+        op.call(proj, s[1], s[2], optional(s[3]), optional(s[4]), ctx->saved_data["heads"].toInt(),
+                ctx->saved_data["groups"].toInt(), ctx->saved_data["chunk"].toInt(), s[5], s[6], optional(s[7]),
+                optional(s[8]), s[9], s[10], d_out, optional(grads[3]), optional(grads[4]), optional(grads[5]),
+                optional(grads[6]));
+    Tensor carried_k, carried_v;
+    if (const int64_t carried = ctx->saved_data["carried"].toInt(); carried > 0) {
+      // Rows this call wrote itself (a chunk that was begun before may be among the carried ones) had their
+      // gradient taken on into the recurrence; the carried values there were never read.
+      const Tensor written = s[2].select(1, 3).to(at::kLong);
+      auto received = [&](Tensor& total) {
+        total.flatten(0, 1).index_fill_(0, written, 0);
+        return total.narrow(1, 0, carried).to(proj.scalar_type());
+      };
+      carried_k = received(d_ends_k), carried_v = received(d_ends_v);
+    }
+    return {d_proj, d_bias, {}, {}, {}, {}, {}, {}, {}, {}, carried_k, carried_v, d_running_k, d_running_v};
+  }
+};
+
+ForwardResult differentiable(const Tensor& proj, const Tensor& gate_bias, const Tensor& table,
+                             const OptionalTensor& cos, const OptionalTensor& sin, int64_t heads, int64_t groups,
+                             int64_t chunk, int64_t rows, int64_t ends, const OptionalTensor& ends_k,
+                             const OptionalTensor& ends_v, const OptionalTensor& running_k,
+                             const OptionalTensor& running_v) {
+  auto o = Rat::apply(proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends, ends_k, ends_v, running_k,
+                      running_v);
+  return {o[0], o[1], o[2], o[3], o[4], o[5], o[6]};
+}
+
+void kernels_of(torch::Library& m) {
+  m.impl("rat", forward);
+  m.impl("rat_backward", backward);
+  m.impl("rat_extend_", extend);
+}
+
+TORCH_LIBRARY_FRAGMENT(rattan, m) {
+  m.def(
+      "rat(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, int chunk, "
+      "int rows, int ends, Tensor? ends_k, Tensor? ends_v, Tensor? running_k, Tensor? running_v) -> "
+      "(Tensor out, Tensor y, Tensor lse, Tensor new_ends_k, Tensor new_ends_v, Tensor final_k, Tensor final_v)");
+  m.def(
+      "rat_backward(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
+      "int chunk, Tensor ends_k, Tensor ends_v, Tensor? running_k, Tensor? running_v, Tensor y, Tensor lse, "
+      "Tensor d_out, Tensor? d_ends_k, Tensor? d_ends_v, Tensor? d_final_k, Tensor? d_final_v) -> "
+      "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "rat_extend_(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
+      "int chunk, Tensor(a!) ends_k, Tensor(b!) ends_v, Tensor(c!) running_k, Tensor(d!) running_v) -> Tensor");
+}
+RATTAN_REGISTER(kernels_of)
+TORCH_LIBRARY_IMPL(rattan, Autograd, m) { m.impl("rat", differentiable); }
+
+}  // namespace rat_file
+
+RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table, const at::Tensor& cos,
+              const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk, int64_t rows, int64_t ends,
+              const std::optional<RatCarry>& carry) {
+  static auto op = handle<decltype(rat_file::forward)>("rattan::rat");
+  const RatCarry c = carry.value_or(RatCarry{});
+  auto [out, y, lse, ends_k, ends_v, final_k, final_v] =
+      op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, rows, ends,
+              optional(c.ends_k), optional(c.ends_v), optional(c.running_k), optional(c.running_v));
+  return {out, ends_k, ends_v, final_k, final_v};
+}
+
+at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
+                      const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
+                      RatCarry& state) {
+  static auto op = handle<decltype(rat_file::extend)>("rattan::rat_extend_");
+  return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, state.ends_k,
+                 state.ends_v, state.running_k, state.running_v);
+}
+
+}  // namespace rattan::ops
