@@ -1,0 +1,83 @@
+#include "rattan/infer/context.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
+#include <optional>
+
+#include "rattan/base/error.h"
+
+namespace rattan::infer {
+
+at::Device device_of(models::Model& model) {
+  std::optional<at::Device> device;
+  model.each_param([&](const std::string& name, nn::Param& param) {
+    if (!param.master().defined()) fail("the parameter {} has no values yet", name);
+    if (!device) device = param.master().device();
+  });
+  if (!device) fail("the model has no parameters");
+  return *device;
+}
+
+at::Tensor ids_tensor(std::span<const int32_t> ids, at::Device device) {
+  at::Tensor out = at::empty({static_cast<int64_t>(ids.size())}, at::kLong);
+  std::copy(ids.begin(), ids.end(), out.data_ptr<int64_t>());
+  return out.to(device);
+}
+
+Context::Context(models::Model& model, int64_t rows, int64_t capacity)
+    : model_(model),
+      device_(device_of(model)),
+      state_(nn::make_state(model.state_spec(), rows, capacity, model.compute, device_)),
+      lengths_(static_cast<std::size_t>(rows), 0),
+      capacity_(capacity) {}
+
+at::Tensor Context::extend(std::span<const Piece> pieces) {
+  at::NoGradGuard no_grad;
+  std::vector<nn::Segment> segments;
+  std::vector<int32_t> ids;
+  for (const Piece& piece : pieces) {
+    const int64_t held = length(piece.row), n = static_cast<int64_t>(piece.ids.size());
+    if (held + n > capacity_) fail("a sequence of {} tokens does not fit a context made for {}", held + n, capacity_);
+    const auto row = static_cast<int32_t>(piece.row), begin = static_cast<int32_t>(ids.size());
+    ids.insert(ids.end(), piece.ids.begin(), piece.ids.end());
+    segments.push_back({.begin = begin,
+                        .end = static_cast<int32_t>(ids.size()),
+                        .pos0 = static_cast<int32_t>(held),
+                        .doc = row,
+                        .from = row,
+                        .to = row});
+  }
+  const nn::Layout layout(1, static_cast<int64_t>(ids.size()), std::move(segments), device_);
+  nn::Call call{layout};
+  at::Tensor h = model_.extend({ids_tensor(ids, device_).unsqueeze(0), {}}, state_, call);
+  for (const Piece& piece : pieces)
+    lengths_[static_cast<std::size_t>(piece.row)] += static_cast<int64_t>(piece.ids.size());
+  return h.squeeze(0);
+}
+
+at::Tensor Context::logits(const at::Tensor& h) {
+  at::NoGradGuard no_grad;
+  const nn::Layout layout = nn::Layout::uniform(1, h.size(0), device_);
+  nn::Call call{layout};
+  return model_.head().logits(h, call);
+}
+
+at::Tensor Context::score(const at::Tensor& h, const at::Tensor& targets) {
+  at::NoGradGuard no_grad;
+  const nn::Layout layout = nn::Layout::uniform(1, h.size(0), device_);
+  nn::Call call{layout};
+  return model_.head().score(h, targets.unsqueeze(-1), call).squeeze(-1);
+}
+
+void Context::select(const std::vector<int64_t>& rows) {
+  at::Tensor index = at::empty({static_cast<int64_t>(rows.size())}, at::kLong);
+  std::copy(rows.begin(), rows.end(), index.data_ptr<int64_t>());
+  state_ = state_.rows(index);
+  std::vector<int64_t> lengths;
+  for (int64_t row : rows) lengths.push_back(length(row));
+  lengths_ = std::move(lengths);
+}
+
+}  // namespace rattan::infer

@@ -1,0 +1,47 @@
+// Language models in and out of folders.
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "rattan/data/tokenizer.h"
+#include "rattan/models/language_model.h"
+
+namespace rattan::models {
+
+struct LoadOptions {
+  at::Device device = at::kCPU;
+  // Type of the products. Default: bf16 on a GPU; on a processor fp32, but bf16 for weights that are stored so
+  // where the processor multiplies bf16 itself.
+  std::optional<at::ScalarType> compute;
+  // Keep every weight in fp32, as training needs. Otherwise matrices are held in the computing type.
+  bool trainable = false;
+};
+
+struct LoadedModel {
+  std::filesystem::path folder;  // where config.json was found
+  std::unique_ptr<LanguageModel> model;
+  std::unique_ptr<Tokenizer> tokenizer;  // nullptr where the folder has none
+};
+
+// The folder that holds config.json: `path` itself or, for a training run, its latest finished checkpoint.
+// InputError if there is none.
+std::filesystem::path model_folder(const std::filesystem::path& path);
+
+// InputError for a missing or damaged file, weights that are not those of the configuration, or a tokenizer of
+// another vocabulary than the model was made for.
+LoadedModel load_language_model(const std::filesystem::path& path, const LoadOptions& options = {});
+
+// Writes config.json, the weights in fp32 and the tokenizer (if any).
+void save_language_model(const std::filesystem::path& folder, LanguageModel& model, const Tokenizer* tokenizer);
+
+// "cpu", "cuda", "cuda:1". InputError for other names and for a device that is not there, with the reason.
+at::Device device_named(const std::string& name);
+// "auto" (nothing), "fp32", "bf16". InputError for others.
+std::optional<at::ScalarType> dtype_named(const std::string& name);
+const char* name_of(at::ScalarType dtype);  // "fp32", "bf16", "fp64"
+
+}  // namespace rattan::models
