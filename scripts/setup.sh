@@ -9,7 +9,7 @@ build_packages=(
   libgtest-dev libgmock-dev librapidcheck-dev
   bible-kjv
 )
-lint_packages=(clang-16 clang-format-16 clang-tidy-16)
+lint_packages=(git clang-16 clang-format-16 clang-tidy-16)
 fuzz_packages=(clang-16 libclang-rt-16-dev)
 
 torch_requirement=torch==2.13.0

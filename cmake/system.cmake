@@ -1,0 +1,8 @@
+# What comes from the system beside the compiler; ./dev installs it (scripts/setup.sh).
+find_package(Threads REQUIRED)
+find_package(ZLIB REQUIRED)
+foreach(library sentencepiece sentencepiece_train zstd)
+  find_library(RATTAN_LIB_${library} ${library} REQUIRED)
+endforeach()
+# The libraries behind rattan/data.
+set(RATTAN_DATA_LIBS ${RATTAN_LIB_sentencepiece} ${RATTAN_LIB_sentencepiece_train} ${RATTAN_LIB_zstd} ZLIB::ZLIB)
