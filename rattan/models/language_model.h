@@ -30,12 +30,13 @@ struct LanguageModelConfig {
 
   // The keys of a configuration file: [model] and [mixers.<name>]. InputError for a pattern that names no mixer.
   void fields(Fields& f);
-  void validate() const;
+  void validate();
 };
 
 class LanguageModel : public Model {
  public:
   explicit LanguageModel(LanguageModelConfig config);   // parameters are not allocated yet
+  ~LanguageModel() override;
 
   at::Tensor forward(const Input& input, nn::Call& call) override;
   at::Tensor extend(const Input& input, nn::State& state, nn::Call& call) override;

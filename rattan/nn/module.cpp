@@ -20,7 +20,8 @@ uint64_t hash(const std::string& text) {
 }
 
 std::string join(const std::string& prefix, const std::string& name) {
-  return prefix.empty() ? name : prefix + "." + name;
+  if (prefix.empty() || name.empty()) return prefix + name;
+  return prefix + "." + name;
 }
 
 constexpr int64_t draws_per_element = 4;   // counters reserved for one element of a parameter

@@ -15,7 +15,8 @@ int64_t elements(const std::vector<int64_t>& shape) {
 }
 
 at::ScalarType dtype_of(const Field& field, at::ScalarType compute) {
-  return field.dtype == at::ScalarType::Undefined ? compute : field.dtype;
+  const bool widened = field.dtype == at::kFloat && compute == at::kDouble;
+  return field.dtype == at::ScalarType::Undefined || widened ? compute : field.dtype;
 }
 
 State make_tree(const StateSpec& spec, int64_t rows, int64_t capacity, at::ScalarType compute, at::Device device) {

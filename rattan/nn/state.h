@@ -17,7 +17,8 @@ namespace rattan::nn {
 
 struct Field {
   std::string name;
-  at::ScalarType dtype = at::ScalarType::Undefined;   // Undefined: the computing type
+  at::ScalarType dtype = at::ScalarType::Undefined;   // Undefined: the computing type; fp32 is
+                                                       // float64 where float64 is computed in
   std::vector<int64_t> shape;
   int64_t every = 0, cap = 0;
   bool host_ok = false;    // may live in host memory while unused

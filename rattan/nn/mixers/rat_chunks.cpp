@@ -1,0 +1,61 @@
+#include "rattan/nn/mixers/rat_chunks.h"
+
+#include <algorithm>
+
+#include "rattan/base/error.h"
+#include "rattan/base/parallel.h"
+#include "rattan/kernels/rat.h"
+
+namespace rattan::nn {
+namespace rat_chunks_file {
+
+void add_segment(const Layout& layout, const Segment& s, int64_t chunk, int64_t ends_per_row,
+                 std::vector<kernels::RatChunk>& out) {
+  const bool stateful = ends_per_row > 0 && s.to >= 0;
+  require(!stateful || s.from < 0 || s.from == s.to, "a segment must continue the state row it writes, not {} and {}",
+          s.from, s.to);
+  const auto origin = static_cast<int32_t>(s.pos0 / chunk);
+  const auto first = static_cast<int32_t>(stateful ? s.to * ends_per_row : static_cast<int64_t>(out.size()));
+  const auto offset = static_cast<int32_t>(layout.first_token(s));
+  for (int32_t done = 0; done < s.length();) {
+    const int32_t position = s.pos0 + done, c = static_cast<int32_t>(position / chunk);
+    const auto take = static_cast<int32_t>(std::min<int64_t>(s.length() - done, chunk - position % chunk));
+    const bool last = done + take == s.length(), begun = done == 0 && position % chunk != 0;
+    out.push_back({.begin = offset + done,
+                   .end = offset + done + take,
+                   .first = first,
+                   .slot = stateful ? first + c : first + c - origin,
+                   .position = c,
+                   .from = stateful && begun ? s.from : -1,
+                   .to = stateful && last ? s.to : -1});
+    require(!stateful || c < ends_per_row, "position {} does not fit a state of {} chunks of {} tokens", position,
+            ends_per_row, chunk);
+    done += take;
+  }
+}
+
+}  // namespace rat_chunks_file
+
+int64_t rat_ends(const Layout& layout, int64_t chunk) { return layout.last_position() / chunk + 1; }
+
+RatChunks rat_chunks(const Layout& layout, int64_t chunk, int64_t ends_per_row) {
+  RatChunks result;
+  result.positions = rat_ends(layout, chunk);
+  const std::string key = fmt::format("rat.{}.{}", chunk, ends_per_row);
+  result.table = layout.table(key, [&] {
+    std::vector<kernels::RatChunk> chunks;
+    for (const Segment& s : layout.segments()) rat_chunks_file::add_segment(layout, s, chunk, ends_per_row, chunks);
+    constexpr int64_t columns = sizeof(kernels::RatChunk) / sizeof(int32_t);
+    const auto* values = reinterpret_cast<const int32_t*>(chunks.data());
+    return int_table({values, values + chunks.size() * columns}, columns, layout.device());
+  });
+  if (ends_per_row > 0) {
+    result.rows = std::max<int64_t>(1, layout.state_rows());
+    result.ends = ends_per_row;
+  } else {
+    result.ends = std::max<int64_t>(1, result.table.size(0));
+  }
+  return result;
+}
+
+}  // namespace rattan::nn

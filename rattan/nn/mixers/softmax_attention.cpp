@@ -1,0 +1,149 @@
+#include "rattan/nn/mixers/softmax_attention.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/zeros.h>
+
+#include "rattan/base/error.h"
+#include "rattan/nn/mixers/kv_plan.h"
+#include "rattan/nn/rope.h"
+
+namespace rattan::nn {
+namespace softmax_attention_file {
+
+int64_t kv_heads(const AttentionSettings& s) { return s.n_kv_heads > 0 ? s.n_kv_heads : s.n_heads; }
+
+// The carried cache grown to [rows, entries, ...].
+at::Tensor grown(const at::Tensor& carried, at::IntArrayRef shape, const at::Tensor& like) {
+  at::Tensor out = at::zeros(shape, like.options());
+  return carried.defined() ? out.slice_scatter(carried, 1, 0, carried.size(1)) : out;
+}
+
+at::Tensor or_undefined(const State& state, const char* name) {
+  auto place = state.t.find(name);
+  return place == state.t.end() ? at::Tensor() : place->second;
+}
+
+}  // namespace softmax_attention_file
+
+void AttentionSettings::fields(Fields& f) {
+  f("n_heads", n_heads, "attention heads H; d_model / H channels each", at_least(1));
+  f("n_kv_heads", n_kv_heads, "key/value heads, shared by H / n_kv_heads query heads each; 0: n_heads", at_least(0));
+  f("rope", rope, "rotate queries and keys by token position");
+  f("rope_base", rope_base, "base of the rotation's wavelengths", above(1));
+}
+
+std::unique_ptr<Mixer> AttentionSettings::make(const char* type, const MixerContext& context) const {
+  require(context.d_model % n_heads == 0, "{}: d_model {} is not a multiple of n_heads {}", type, context.d_model,
+          n_heads);
+  require(n_heads % softmax_attention_file::kv_heads(*this) == 0, "{}: n_heads {} is not a multiple of n_kv_heads {}",
+          type, n_heads, n_kv_heads);
+  require(!rope || context.d_model / n_heads % 2 == 0, "{}: rotation needs an even head size, got {}", type,
+          context.d_model / n_heads);
+  return std::make_unique<SoftmaxAttention>(*this, context);
+}
+
+SoftmaxAttention::SoftmaxAttention(const AttentionSettings& settings, const MixerContext& context)
+    : settings_(settings),
+      d_model_(context.d_model),
+      dim_(context.d_model / settings.n_heads),
+      in_proj_(d_model_, d_model_ + 2 * softmax_attention_file::kv_heads(settings) * dim_, context.init_std),
+      out_proj_(d_model_, d_model_, context.init_std) {
+  settings_.n_kv_heads = softmax_attention_file::kv_heads(settings);
+  child("in_proj", in_proj_);
+  child("out_proj", out_proj_);
+}
+
+SoftmaxAttention::Heads SoftmaxAttention::project(const at::Tensor& x, const Layout& layout) const {
+  const int64_t kv_width = settings_.n_kv_heads * dim_;
+  const at::Tensor proj = in_proj_(x).view({-1, d_model_ + 2 * kv_width});
+  const auto parts = proj.split_with_sizes({kv_width, d_model_, kv_width}, 1);
+  auto heads = [&](const at::Tensor& part) { return part.unflatten(1, {part.size(1) / dim_, dim_}); };
+  Heads h{heads(parts[1]), heads(parts[2]), heads(parts[0])};
+  if (settings_.rope) {
+    const int64_t positions = layout.last_position() + 1;
+    h.q = rope(h.q, layout.positions(), positions, settings_.rope_base);
+    h.k = rope(h.k, layout.positions(), positions, settings_.rope_base);
+  }
+  return h;
+}
+
+at::Tensor SoftmaxAttention::attend(const at::Tensor& x, const at::Tensor& q, const KvView& kv, const MaskSpec& mask,
+                                    bool extending, Call& call) const {
+  const double scale = 1 / std::sqrt(static_cast<double>(dim_));
+  const AttnOut out = core_of(call).attend(
+      {.q = q, .kv = kv, .mask = mask, .scale = scale, .bias = {}, .extending = extending}, call);
+  return out_proj_(out.o.flatten(1)).view_as(x);
+}
+
+at::Tensor SoftmaxAttention::forward(const at::Tensor& x, Call& call) {
+  const Heads h = project(x, call.layout);
+  if (!call.carry) return attend(x, h.q, {h.k, h.v}, call.layout.mask(settings_.window), false, call);
+  const int64_t rows = std::max<int64_t>(1, call.layout.state_rows());
+  const at::Tensor old_k = softmax_attention_file::or_undefined(*call.carry, "k");
+  const at::Tensor old_v = softmax_attention_file::or_undefined(*call.carry, "v");
+  const bool ring = settings_.window >= 0;
+  int64_t entries = ring ? settings_.window + 1 : call.layout.last_position() + 1;
+  if (old_k.defined()) entries = std::max(entries, old_k.size(1));
+  const std::vector<int64_t> shape = {rows, entries, settings_.n_kv_heads, dim_};
+  const at::Tensor k = softmax_attention_file::grown(old_k, shape, h.k).flatten(0, 1);
+  const at::Tensor v = softmax_attention_file::grown(old_v, shape, h.v).flatten(0, 1);
+  auto leave = [&](const at::Tensor& new_k, const at::Tensor& new_v) {
+    call.carry->t = {{"k", new_k.view(shape)}, {"v", new_v.view(shape)}};
+  };
+  if (ring) {
+    const RingPlan plan = ring_plan(call.layout, rows, entries);
+    const at::Tensor all_k = at::cat({k, h.k}), all_v = at::cat({v, h.v});
+    leave(all_k.index_select(0, plan.ring), all_v.index_select(0, plan.ring));
+    return attend(x, h.q, {all_k.index_select(0, plan.keys), all_v.index_select(0, plan.keys)}, plan.mask, false, call);
+  }
+  const CachePlan plan = cache_plan(call.layout, rows, entries);
+  const at::Tensor new_k = k.index_copy(0, plan.slots, h.k.index_select(0, plan.tokens));
+  const at::Tensor new_v = v.index_copy(0, plan.slots, h.v.index_select(0, plan.tokens));
+  leave(new_k, new_v);
+  return attend(x, h.q, {new_k, new_v}, plan.mask, false, call);
+}
+
+at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& call) {
+  const Heads h = project(x, call.layout);
+  if (state.t.empty()) fail("extend needs a state made from state_spec()");
+  at::Tensor &cache_k = state.t.at("k"), &cache_v = state.t.at("v");
+  const int64_t rows = cache_k.size(0), entries = cache_k.size(1);
+  at::Tensor k = cache_k.flatten(0, 1), v = cache_v.flatten(0, 1);
+  if (settings_.window >= 0 && !single_tokens(call.layout)) {
+    const RingPlan plan = ring_plan(call.layout, rows, entries);
+    const at::Tensor all_k = at::cat({k, h.k}), all_v = at::cat({v, h.v});
+    const at::Tensor y = attend(x, h.q, {all_k.index_select(0, plan.keys), all_v.index_select(0, plan.keys)},
+                                plan.mask, true, call);
+    k.copy_(all_k.index_select(0, plan.ring)), v.copy_(all_v.index_select(0, plan.ring));
+    return y;
+  }
+  const CachePlan plan = settings_.window >= 0 ? ring_step_plan(call.layout, rows, entries)
+                                               : cache_plan(call.layout, rows, entries);
+  k.index_copy_(0, plan.slots, h.k.index_select(0, plan.tokens));
+  v.index_copy_(0, plan.slots, h.v.index_select(0, plan.tokens));
+  return attend(x, h.q, {k, v}, plan.mask, true, call);
+}
+
+StateSpec SoftmaxAttention::state_spec() const {
+  const bool ring = settings_.window >= 0;
+  const std::vector<int64_t> shape = {settings_.n_kv_heads, dim_};
+  StateSpec spec;
+  for (const char* name : {"k", "v"})
+    spec.fields.push_back({.name = name, .shape = shape, .every = ring ? 0 : 1, .cap = ring ? settings_.window + 1 : 0,
+                           .host_ok = true});
+  spec.resume = ring ? 0 : 1;   // a ring has overwritten what a shorter prefix would need
+  return spec;
+}
+
+double SoftmaxAttention::flops_per_token(int64_t tokens) const {
+  const auto t = static_cast<double>(tokens);
+  double keys = (t + 1) / 2;
+  if (settings_.window >= 0 && settings_.window + 1 < tokens) {
+    const auto w = static_cast<double>(settings_.window + 1);
+    keys = (w * (w + 1) / 2 + (t - w) * w) / t;
+  }
+  return in_proj_.flops() + out_proj_.flops() + 4.0 * static_cast<double>(d_model_) * keys;
+}
+
+}  // namespace rattan::nn
