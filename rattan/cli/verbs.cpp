@@ -5,7 +5,9 @@
 namespace rattan::cli {
 
 // One line here and one file beside this one make a verb.
-#define RATTAN_VERBS(X)
+#define RATTAN_VERBS(X) \
+  X(tokenizer)           \
+  X(data)
 
 #define X(name) extern const Verb name##_verb;
 RATTAN_VERBS(X)
