@@ -5,9 +5,11 @@
 // (RATTAN_KERNEL_PLAIN for an argument type that is no template).
 #include "rattan/base/bf16.h"
 #include "rattan/kernels/activation.h"
+#include "rattan/kernels/attention.h"
 #include "rattan/kernels/cpu/isa.h"
 #include "rattan/kernels/cross_entropy.h"
 #include "rattan/kernels/gated_scan.h"
+#include "rattan/kernels/rat.h"
 #include "rattan/kernels/rms_norm.h"
 #include "rattan/kernels/rope.h"
 
@@ -37,9 +39,13 @@ RATTAN_KERNEL(activation_forward, ActivationForward)
 RATTAN_KERNEL(activation_backward, ActivationBackward)
 RATTAN_KERNEL(add_rms_norm_forward, AddRmsNormForward)
 RATTAN_KERNEL(add_rms_norm_backward, AddRmsNormBackward)
+RATTAN_KERNEL(attention_forward, AttentionForward)
+RATTAN_KERNEL(attention_backward, AttentionBackward)
 RATTAN_KERNEL(cross_entropy, CrossEntropy)
 RATTAN_KERNEL(gated_scan_forward, GatedScanForward)
 RATTAN_KERNEL(gated_scan_backward, GatedScanBackward)
+RATTAN_KERNEL(rat_forward, RatForward)
+RATTAN_KERNEL(rat_backward, RatBackward)
 RATTAN_KERNEL(rope, Rope)
 
 }  // namespace rattan::kernels
