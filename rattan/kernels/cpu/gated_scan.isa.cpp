@@ -101,9 +101,9 @@ void forward(const GatedScanForward<T>& a) {
   });
 }
 
-// What the reverse sweep over one block of tokens needs: the state before each token, and 1 - g.
+// What the reverse sweep over one block of tokens needs: h_{t-1} - x_t, and 1 - g.
 struct Recomputed {
-  alignas(64) float before[block_tokens * block_channels];
+  alignas(64) float change[block_tokens * block_channels];
   alignas(64) float take[block_tokens * block_channels];
 };
 
@@ -111,12 +111,12 @@ template <class T>
 void recompute(const GatedScanBackward<T>& a, const Block& block, int64_t begin, int64_t end, float* h,
                Recomputed& out) {
   for (int64_t t = begin; t < end; ++t) {
-    float* before = out.before + (t - begin) * block_channels;
+    float* change = out.change + (t - begin) * block_channels;
     float* take = out.take + (t - begin) * block_channels;
     for_lanes(block.n, [&](int64_t i, auto part) {
       Vec state = load(h + i), x = load(a.x.at(t) + block.begin + i, part);
       Gate g = gate_of(load(a.gate.at(t) + block.begin + i, part) + load(block.bias + i));
-      store(before + i, state);
+      store(change + i, state - x);
       store(take + i, g.take);
       store(h + i, fma(g.keep, state, g.take * x));
     });
@@ -127,15 +127,15 @@ template <class T>
 void sweep_back(const GatedScanBackward<T>& a, const Block& block, int64_t begin, int64_t end, const Recomputed& in,
                 float* lambda, float* d_bias) {
   for (int64_t t = end - 1; t >= begin; --t) {
-    const float* before = in.before + (t - begin) * block_channels;
+    const float* change = in.change + (t - begin) * block_channels;
     const float* take = in.take + (t - begin) * block_channels;
-    const T *x = a.x.at(t) + block.begin, *d_h = a.d_h.at(t) + block.begin;
+    const T* d_h = a.d_h.at(t) + block.begin;
     T *d_x = a.d_x.at(t) + block.begin, *d_gate = a.d_gate.at(t) + block.begin;
     for_lanes(block.n, [&](int64_t i, auto part) {
       Vec lam = load(lambda + i) + load(d_h + i, part);
       Vec rest = load(take + i), g = splat(1.0f) - rest;
       Vec dx = rest * lam, g_lam = g * lam;
-      Vec dg = g * dx * (load(before + i) - load(x + i, part));
+      Vec dg = g * dx * load(change + i);
       store(d_x + i, dx, part);
       store(d_gate + i, dg, part);
       store(d_bias + i, load(d_bias + i) + dg);
