@@ -14,7 +14,7 @@ constexpr float kInvSqrt2 = 0.70710678118654752f, kInvSqrt2Pi = 0.39894228040143
 template <Activation kind>
 __device__ float value(float a, float b) {
   if constexpr (kind == Activation::gelu) return 0.5f * a * (1.0f + erff(a * kInvSqrt2));
-  const float s = 1.0f / (1.0f + expf(-a));
+  const float s = sigmoid(a);
   if constexpr (kind == Activation::swiglu) return a * s * b;
   return s * b;
 }
@@ -27,7 +27,7 @@ __device__ void gradient(float a, float b, float d, float& da, float& db) {
     db = 0;
     return;
   }
-  const float s = 1.0f / (1.0f + expf(-a));
+  const float s = sigmoid(a);
   if constexpr (kind == Activation::swiglu) {
     da = d * b * s * (1.0f + a * (1.0f - s));
     db = d * a * s;

@@ -35,15 +35,17 @@ __global__ void cross_entropy_kernel(CrossEntropy<T> a) {
 #pragma unroll
       for (int j = 0; j < V; ++j) top = fmaxf(top, as_float(pack.item[j]));
       if (top > most) {
-        sum *= __expf(most - top);
+        sum *= expf(most - top);
         most = top;
       }
-      if (most == -INFINITY) continue;
 #pragma unroll
-      for (int j = 0; j < V; ++j) sum += __expf(as_float(pack.item[j]) - most);
+      for (int j = 0; j < V; ++j) {
+        const float logit = as_float(pack.item[j]);
+        sum += logit == -INFINITY ? 0.0f : expf(logit - most);   // NaN stays NaN
+      }
     }
     const float top = block_max(most, shared);
-    const float total = block_sum(most == -INFINITY ? 0.0f : sum * __expf(most - top), shared);
+    const float total = block_sum(sum == 0 ? 0.0f : sum * expf(most - top), shared);
     const float lse = top + logf(total);
     const float weight = a.weight ? a.weight[row] : 1.0f;
     if (threadIdx.x == 0) {
@@ -56,7 +58,7 @@ __global__ void cross_entropy_kernel(CrossEntropy<T> a) {
       auto pack = load_pack<V>(x + c);
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        const float p = __expf(as_float(pack.item[j]) - lse);
+        const float p = expf(as_float(pack.item[j]) - lse);
         pack.item[j] = from_float<T>(weight * (c + j == target ? p - 1.0f : p));
       }
       store_pack(x + c, pack);

@@ -34,7 +34,7 @@ __device__ T* at(const RowsRef<T>& ref, int64_t row) {
   return ref.data + row * ref.row;
 }
 
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + __expf(-x)); }
+__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // V elements that move as one access of V * sizeof(T) bytes (at most 16).
 template <class T, int V>

@@ -107,7 +107,7 @@ __global__ void forward_kernel(GatedScanForward<T> a) {
 }
 
 template <class T>
-__global__ void backward_kernel(GatedScanBackward<T> a, float* states, float* bias_part) {
+__global__ void backward_kernel(GatedScanBackward<T> a, float* states, float* initial_part, float* bias_part) {
   __shared__ Maps maps;
   const int64_t segment = blockIdx.x, channel = int64_t{blockIdx.y} * 32 + threadIdx.x;
   const bool in = channel < a.channels;
@@ -169,7 +169,7 @@ __global__ void backward_kernel(GatedScanBackward<T> a, float* states, float* bi
       d_bias += d_gate;
     }
   }
-  if (a.d_initial && s.from >= 0 && warp == 0 && in) a.d_initial[s.from * a.channels + channel] = flow;
+  if (a.d_initial && s.from >= 0 && warp == 0 && in) initial_part[segment * a.channels + channel] = flow;
   clear_gaps(a.table, segment, a.segments, a.tokens, a.d_x, channel, in);
   clear_gaps(a.table, segment, a.segments, a.tokens, a.d_gate, channel, in);
   if (!bias_part) return;
@@ -179,6 +179,22 @@ __global__ void backward_kernel(GatedScanBackward<T> a, float* states, float* bi
   float sum = 0;
   for (int w = 0; w < warps; ++w) sum += maps.a[w][threadIdx.x];
   bias_part[segment * a.channels + channel] = sum;
+}
+
+// Several segments may start from one row of `initial`: the first of them sums what all of them send there.
+__global__ void initial_kernel(const ScanSegment* table, int64_t segments, int64_t channels, const float* part,
+                               float* d_initial) {
+  const int64_t segment = blockIdx.x, channel = int64_t{blockIdx.y} * blockDim.x + threadIdx.x;
+  const int from = table[segment].from;
+  if (from < 0 || channel >= channels) return;
+  for (int64_t s = 0; s < segment; ++s) {
+    if (table[s].from == from) return;
+  }
+  float sum = 0;
+  for (int64_t s = segment; s < segments; ++s) {
+    if (table[s].from == from) sum += part[s * channels + channel];
+  }
+  d_initial[from * channels + channel] = sum;
 }
 
 template <class T>
@@ -218,18 +234,25 @@ void backward(const GatedScanBackward<T>& a, void* scratch, void* stream_pointer
     return;
   }
   auto* states = static_cast<float*>(scratch);
-  float* bias_part = a.d_gate_bias ? states + tile_rows(a.tokens, a.segments) * a.channels : nullptr;
+  float* initial_part = states + tile_rows(a.tokens, a.segments) * a.channels;
+  float* bias_part = a.d_gate_bias ? initial_part + a.segments * a.channels : nullptr;
   const dim3 grid(static_cast<unsigned>(a.segments), static_cast<unsigned>(blocks_for(a.channels, 32)));
-  backward_kernel<<<grid, dim3(32, warps_for(a.tokens, a.segments)), 0, stream>>>(a, states, bias_part);
+  backward_kernel<<<grid, dim3(32, warps_for(a.tokens, a.segments)), 0, stream>>>(a, states, initial_part,
+                                                                                 bias_part);
   check_launch("gated_scan_backward");
+  if (a.d_initial) {
+    const dim3 initial_grid(static_cast<unsigned>(a.segments), static_cast<unsigned>(blocks_for(a.channels, 128)));
+    initial_kernel<<<initial_grid, 128, 0, stream>>>(a.table, a.segments, a.channels, initial_part, a.d_initial);
+    check_launch("gated_scan_backward (initial)");
+  }
   if (bias_part) column_sum(bias_part, a.segments, a.channels, a.d_gate_bias, stream);
 }
 
 }  // namespace gated_scan_file
 
-// An fp32 state for each tile of tokens, and d_gate_bias of each segment.
+// An fp32 state for each tile of tokens; d_initial and d_gate_bias of each segment.
 int64_t gated_scan_backward_scratch_bytes(int64_t tokens, int64_t channels, int64_t segments) {
-  return (gated_scan_file::tile_rows(tokens, segments) + segments) * channels * 4;
+  return (gated_scan_file::tile_rows(tokens, segments) + 2 * segments) * channels * 4;
 }
 void gated_scan_forward(const GatedScanForward<float>& a, void* stream) { gated_scan_file::forward(a, stream); }
 void gated_scan_forward(const GatedScanForward<bf16>& a, void* stream) { gated_scan_file::forward(a, stream); }

@@ -1,0 +1,224 @@
+// The CUDA interval attention against its float64 reference.
+#include <array>
+
+#include "rattan/base/error.h"
+#include "rattan/kernels/attention.h"
+#include "rattan/kernels/ref/attention_ref.h"
+#include "tests/kernels_cuda/cuda_test_util.h"
+
+namespace rattan::kernels::attention_cuda_test_file {
+
+template <class T>
+class AttentionCuda : public ::testing::Test {};
+using Types = ::testing::Types<float, bf16>;
+TYPED_TEST_SUITE(AttentionCuda, Types);
+
+// bf16: probabilities and score gradients are rounded before their products, outputs after; gradients also inherit
+// the rounding of the saved output through delta, where terms cancel. fp32: sums of up to 256 products and of all keys.
+template <class T>
+constexpr double forward_bound = std::is_same_v<T, bf16> ? 2 * rounding<bf16>() : 50 * rounding<float>();
+template <class T>
+constexpr double backward_bound = std::is_same_v<T, bf16> ? 4 * rounding<bf16>() : 100 * rounding<float>();
+
+enum class Intervals { causal, window, packed, random, steps };
+
+struct Shape {
+  int64_t queries, keys, heads, kv_heads, dim, padding;
+  Intervals intervals;
+};
+
+// begin and end of each query row. The packed rows leave padding (empty intervals) between and after segments.
+void make_intervals(const Shape& s, Rng& rng, std::vector<int32_t>& begin, std::vector<int32_t>& end) {
+  const auto below = [&](int64_t n) { return static_cast<int32_t>(rng.below(static_cast<uint64_t>(n))); };
+  int32_t start = 0, stop = 0;
+  for (int64_t i = 0; i < s.queries; ++i) {
+    const auto row = static_cast<int32_t>(i);
+    const auto past = static_cast<int32_t>(s.keys - s.queries);
+    switch (s.intervals) {
+      case Intervals::causal: begin.push_back(0), end.push_back(past + row + 1); break;
+      case Intervals::window: begin.push_back(std::max(0, past + row - 20)), end.push_back(past + row + 1); break;
+      case Intervals::packed:
+        if (row >= stop + 3) start = row, stop = row + 1 + below(90);
+        begin.push_back(row < stop ? start : 0), end.push_back(row < stop ? row + 1 : 0);
+        break;
+      case Intervals::random: {
+        const int32_t a = below(s.keys + 1), b = below(s.keys + 1);
+        begin.push_back(std::min(a, b)), end.push_back(std::max(a, b));
+        break;
+      }
+      case Intervals::steps:
+        begin.push_back(static_cast<int32_t>(s.keys / s.queries * i));
+        end.push_back(begin.back() + below(s.keys / s.queries + 1));
+        break;
+    }
+  }
+}
+
+const Shape kShapes[] = {
+    {1, 1, 1, 1, 1, 0, Intervals::causal},       {70, 70, 2, 2, 16, 0, Intervals::causal},
+    {130, 200, 4, 2, 64, 8, Intervals::causal},  {200, 200, 3, 1, 33, 1, Intervals::packed},
+    {150, 150, 2, 2, 128, 0, Intervals::packed}, {100, 100, 2, 1, 128, 0, Intervals::window},
+    {65, 90, 2, 2, 80, 0, Intervals::random},    {40, 300, 2, 2, 256, 0, Intervals::random},
+    {33, 70, 1, 1, 200, 3, Intervals::causal},   {5, 400, 4, 2, 128, 0, Intervals::steps},
+    {3, 90, 2, 2, 64, 1, Intervals::steps},      {7, 200, 2, 2, 20, 0, Intervals::steps},
+    {2, 100, 2, 1, 256, 0, Intervals::steps},    {2200, 2200, 1, 1, 32, 0, Intervals::window},
+};
+
+template <class T>
+void check(const Shape& s, uint64_t seed) {
+  SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << s.queries << " queries, " << s.keys << " keys, "
+                                    << s.heads << "/" << s.kv_heads << " heads of " << s.dim);
+  Rng rng(seed);
+  ref::Attention problem{s.queries, s.keys, s.heads, s.kv_heads, s.dim, 1 / std::sqrt(static_cast<double>(s.dim)),
+                         {}, {}, {}, {}, {}};
+  make_intervals(s, rng, problem.begin, problem.end);
+  auto q = normal_on_device<T>(rng, s.queries, s.heads * s.dim, s.padding, 1.5);
+  auto k = normal_on_device<T>(rng, s.keys, s.kv_heads * s.dim, s.padding);
+  auto v = normal_on_device<T>(rng, s.keys, s.kv_heads * s.dim, s.padding);
+  auto d_o = normal_on_device<T>(rng, s.queries, s.heads * s.dim, s.padding);
+  problem.q = q.host().values(), problem.k = k.host().values(), problem.v = v.host().values();
+  const auto expected = ref::attention_forward(problem);
+  const auto gradients = ref::attention_backward(problem, expected, d_o.host().values());
+
+  DeviceVector<int32_t> begin(problem.begin), end(problem.end);
+  DeviceRows<T> o(s.queries, s.heads * s.dim, s.padding), dq(s.queries, s.heads * s.dim, s.padding);
+  DeviceRows<T> dk(s.keys, s.kv_heads * s.dim, s.padding), dv(s.keys, s.kv_heads * s.dim, s.padding);
+  DeviceRows<float> lse(s.queries, s.heads);
+  AttentionForward<T> f;
+  f.queries = s.queries, f.keys = s.keys, f.heads = s.heads, f.kv_heads = s.kv_heads, f.dim = s.dim;
+  f.scale = static_cast<float>(problem.scale), f.begin = begin.data(), f.end = end.data();
+  f.q = q.heads_view(s.dim), f.k = k.heads_view(s.dim), f.v = v.heads_view(s.dim);
+  f.o = o.heads(s.dim), f.lse = lse.data();
+  cuda::attention_forward(f, nullptr);
+  EXPECT_LE(relative_rms_error(o.pull().values(), expected.o), forward_bound<T>);
+  const auto lse_values = lse.pull().values();
+  for (std::size_t i = 0; i < lse_values.size(); ++i) {
+    if (std::isinf(expected.lse[i])) {
+      ASSERT_EQ(lse_values[i], expected.lse[i]);
+    } else {
+      ASSERT_NEAR(lse_values[i], expected.lse[i], 2e-5) << "row and head " << i;
+    }
+  }
+  EXPECT_TRUE(o.host().padding_untouched());
+
+  AttentionBackward<T> b;
+  b.queries = s.queries, b.keys = s.keys, b.heads = s.heads, b.kv_heads = s.kv_heads, b.dim = s.dim;
+  b.scale = f.scale, b.begin = f.begin, b.end = f.end, b.q = f.q, b.k = f.k, b.v = f.v, b.lse = lse.data();
+  b.o = o.heads_view(s.dim), b.d_o = d_o.heads_view(s.dim);
+  b.dq = dq.heads(s.dim), b.dk = dk.heads(s.dim), b.dv = dv.heads(s.dim);
+  cuda::attention_backward(b, nullptr);
+  if (s.keys > 1) {   // a softmax over one key has no gradient but rounding errors
+    EXPECT_LE(relative_rms_error(dq.pull().values(), gradients.dq), backward_bound<T>);
+    EXPECT_LE(relative_rms_error(dk.pull().values(), gradients.dk), backward_bound<T>);
+  }
+  EXPECT_LE(relative_rms_error(dv.pull().values(), gradients.dv), backward_bound<T>);
+  EXPECT_TRUE(dq.host().padding_untouched() && dk.host().padding_untouched() && dv.host().padding_untouched());
+
+  const Rows<T> first[] = {o.pull(), dq.pull(), dk.pull(), dv.pull()};
+  cuda::attention_forward(f, nullptr);
+  cuda::attention_backward(b, nullptr);
+  EXPECT_TRUE(o.pull() == first[0] && dq.pull() == first[1] && dk.pull() == first[2] && dv.pull() == first[3])
+      << "another run gave other bits";
+}
+
+TYPED_TEST(AttentionCuda, IsTheFormulaAndItsGradient) {
+  RATTAN_NEEDS_GPU();
+  uint64_t seed = 4000;
+  for (const Shape& shape : kShapes) check<TypeParam>(shape, seed++);
+}
+
+// Rows that see nothing and keys that nobody sees may hold anything, NaN too.
+TYPED_TEST(AttentionCuda, PaddingIsInert) {
+  RATTAN_NEEDS_GPU();
+  using T = TypeParam;
+  constexpr int64_t kTokens = 100, kDim = 64;
+  Rng rng(4100);
+  std::vector<int32_t> begin, end;
+  for (int32_t i = 0; i < kTokens; ++i) {
+    const bool real = i % 50 < 37;
+    begin.push_back(real ? i / 50 * 50 : 0), end.push_back(real ? i + 1 : 0);
+  }
+  Rows<T> inputs[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
+  for (Rows<T>& x : inputs) x = Rows<T>::normal(rng, kTokens, kDim);
+  auto run = [&](double filler) {
+    for (Rows<T>& x : inputs) {
+      for (int64_t i = 0; i < kTokens; ++i) {
+        for (int64_t c = 0; c < kDim && i % 50 >= 37; ++c) x.at(i, c) = from_double<T>(filler);
+      }
+    }
+    DeviceRows<T> q(inputs[0], kTokens), k(inputs[1], kTokens), v(inputs[2], kTokens), d_o(inputs[3], kTokens);
+    DeviceRows<T> out[4] = {{kTokens, kDim}, {kTokens, kDim}, {kTokens, kDim}, {kTokens, kDim}};
+    DeviceRows<float> lse(kTokens, 1);
+    DeviceVector<int32_t> begin_d(begin), end_d(end);
+    AttentionForward<T> f;
+    f.queries = f.keys = kTokens, f.heads = f.kv_heads = 1, f.dim = kDim, f.scale = 0.125f;
+    f.begin = begin_d.data(), f.end = end_d.data(), f.lse = lse.data();
+    f.q = q.heads_view(kDim), f.k = k.heads_view(kDim), f.v = v.heads_view(kDim), f.o = out[0].heads(kDim);
+    cuda::attention_forward(f, nullptr);
+    AttentionBackward<T> b;
+    b.queries = b.keys = kTokens, b.heads = b.kv_heads = 1, b.dim = kDim, b.scale = 0.125f;
+    b.begin = f.begin, b.end = f.end, b.lse = lse.data(), b.q = f.q, b.k = f.k, b.v = f.v;
+    b.o = out[0].heads_view(kDim), b.d_o = d_o.heads_view(kDim);
+    b.dq = out[1].heads(kDim), b.dk = out[2].heads(kDim), b.dv = out[3].heads(kDim);
+    cuda::attention_backward(b, nullptr);
+    return std::array<Rows<T>, 4>{out[0].pull(), out[1].pull(), out[2].pull(), out[3].pull()};
+  };
+  const auto zeros = run(0), nans = run(NAN);
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(zeros[i] == nans[i]) << "output " << i;
+}
+
+TYPED_TEST(AttentionCuda, SizesMayBeZero) {
+  RATTAN_NEEDS_GPU();
+  using T = TypeParam;
+  cuda::attention_forward(AttentionForward<T>{}, nullptr);
+  cuda::attention_backward(AttentionBackward<T>{}, nullptr);
+  // Queries without any key: o = 0, lse = -inf.
+  DeviceRows<T> q(3, 16), o(3, 16);
+  DeviceRows<float> lse(3, 1);
+  DeviceVector<int32_t> zeros(std::vector<int32_t>(3));
+  AttentionForward<T> f;
+  f.queries = 3, f.heads = f.kv_heads = 1, f.dim = 16, f.begin = f.end = zeros.data();
+  f.q = q.heads_view(16), f.o = o.heads(16), f.lse = lse.data();
+  cuda::attention_forward(f, nullptr);
+  for (double x : o.pull().values()) EXPECT_EQ(x, 0);
+  for (double x : lse.pull().values()) EXPECT_EQ(x, -INFINITY);
+}
+
+TEST(AttentionCudaLimits, AHeadThatIsTooWideIsAnError) {
+  RATTAN_NEEDS_GPU();
+  AttentionForward<float> f;
+  f.queries = f.keys = f.heads = f.kv_heads = 1, f.dim = 257;
+  EXPECT_THROW(cuda::attention_forward(f, nullptr), Error);
+}
+
+TEST(AttentionCudaLarge, OffsetsBeyond31Bits) {
+  RATTAN_NEEDS_GPU();
+  constexpr int64_t kTokens = 128, kHeads = 128, kDim = 128, kTimes = 1025, kBlock = kTokens * kHeads * kDim;
+  if (memory_is_short(kBlock * kTimes * 17)) GTEST_SKIP() << "not enough device memory";
+  Rng rng(4200);
+  Repeated<bf16> q(rng, kBlock, kTimes), k(rng, kBlock, kTimes), v(rng, kBlock, kTimes), d_o(rng, kBlock, kTimes);
+  Repeated<bf16> o(kBlock, kTimes), dq(kBlock, kTimes), dk(kBlock, kTimes), dv(kBlock, kTimes);
+  DeviceRows<float> lse(kTokens * kTimes, kHeads);
+  std::vector<int32_t> begin, end;
+  for (int32_t i = 0; i < kTokens * kTimes; ++i) begin.push_back(i / 128 * 128), end.push_back(i + 1);
+  DeviceVector<int32_t> begin_d(begin), end_d(end);
+  constexpr int64_t kRow = kHeads * kDim;
+  AttentionForward<bf16> f;
+  f.queries = f.keys = kTokens * kTimes, f.heads = f.kv_heads = kHeads, f.dim = kDim, f.scale = 0.1f;
+  f.begin = begin_d.data(), f.end = end_d.data(), f.lse = lse.data();
+  f.q = {q.data(), kRow, kDim}, f.k = {k.data(), kRow, kDim}, f.v = {v.data(), kRow, kDim};
+  f.o = {o.data(), kRow, kDim};
+  cuda::attention_forward(f, nullptr);
+  o.expect_last_is_first("o");
+  AttentionBackward<bf16> b;
+  b.queries = b.keys = f.queries, b.heads = b.kv_heads = kHeads, b.dim = kDim, b.scale = f.scale;
+  b.begin = f.begin, b.end = f.end, b.q = f.q, b.k = f.k, b.v = f.v, b.lse = lse.data();
+  b.o = {o.data(), kRow, kDim}, b.d_o = {d_o.data(), kRow, kDim};
+  b.dq = {dq.data(), kRow, kDim}, b.dk = {dk.data(), kRow, kDim}, b.dv = {dv.data(), kRow, kDim};
+  cuda::attention_backward(b, nullptr);
+  dq.expect_last_is_first("dq");
+  dk.expect_last_is_first("dk");
+  dv.expect_last_is_first("dv");
+}
+
+}  // namespace rattan::kernels::attention_cuda_test_file
