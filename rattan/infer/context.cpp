@@ -26,6 +26,21 @@ at::Tensor ids_tensor(std::span<const int32_t> ids, at::Device device) {
   return out.to(device);
 }
 
+at::Tensor target_scores(models::Model& model, const at::Tensor& h, const at::Tensor& targets) {
+  constexpr int64_t rows = 512;
+  at::NoGradGuard no_grad;
+  const int64_t n = targets.size(0);
+  at::Tensor out = at::empty({n}, at::kFloat);
+  for (int64_t first = 0; first < n; first += rows) {
+    const int64_t count = std::min(rows, n - first);
+    const nn::Layout layout = nn::Layout::uniform(1, count, h.device());
+    nn::Call call{layout};
+    const at::Tensor candidates = targets.narrow(0, first, count).unsqueeze(-1);
+    out.narrow(0, first, count).copy_(model.head().score(h.narrow(0, first, count), candidates, call).squeeze(-1));
+  }
+  return out;
+}
+
 Context::Context(models::Model& model, int64_t rows, int64_t capacity)
     : model_(model),
       device_(device_of(model)),
@@ -62,13 +77,6 @@ at::Tensor Context::logits(const at::Tensor& h) {
   const nn::Layout layout = nn::Layout::uniform(1, h.size(0), device_);
   nn::Call call{layout};
   return model_.head().logits(h, call);
-}
-
-at::Tensor Context::score(const at::Tensor& h, const at::Tensor& targets) {
-  at::NoGradGuard no_grad;
-  const nn::Layout layout = nn::Layout::uniform(1, h.size(0), device_);
-  nn::Call call{layout};
-  return model_.head().score(h, targets.unsqueeze(-1), call).squeeze(-1);
 }
 
 void Context::select(const std::vector<int64_t>& rows) {

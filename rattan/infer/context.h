@@ -26,8 +26,7 @@ class Context {
   // Reads the pieces, of different rows and any lengths, in one call of the model, packed one after another.
   // Hidden states [N, D] of the N tokens in the order of the pieces.
   at::Tensor extend(std::span<const Piece> pieces);
-  at::Tensor logits(const at::Tensor& h);                            // [n, D] -> fp32 [n, V]
-  at::Tensor score(const at::Tensor& h, const at::Tensor& targets);  // [n, D], int64 [n] -> fp32 [n]
+  at::Tensor logits(const at::Tensor& h);  // [n, D] -> fp32 [n, V]
 
   // The sequences become copies of the rows named, in that order.
   void select(const std::vector<int64_t>& rows);
@@ -42,6 +41,10 @@ class Context {
   std::vector<int64_t> lengths_;
   int64_t capacity_;
 };
+
+// log p of one target a row, a few hundred rows at a time, so that the logits of long texts never exist together:
+// h [n, D], targets int64 [n] -> fp32 [n] on the host.
+at::Tensor target_scores(models::Model& model, const at::Tensor& h, const at::Tensor& targets);
 
 // int64 [n] on `device`.
 at::Tensor ids_tensor(std::span<const int32_t> ids, at::Device device);

@@ -48,12 +48,7 @@ at::Tensor losses(models::Model& model, std::span<const int32_t> ids, std::span<
   const nn::Layout layout = nn::Layout::uniform(rows, length, device);
   nn::Call call{layout};
   const at::Tensor h = model.forward({both[0], {}}, call);
-  at::Tensor out = at::empty({rows, length}, at::kFloat);
-  for (int64_t row = 0; row < rows; ++row) {  // by row: logits of one window at a time
-    const at::Tensor target = both[1][row].unsqueeze(-1);
-    out[row].copy_(model.head().score(h[row], target, call).squeeze(-1).neg());
-  }
-  return out;
+  return target_scores(model, h.flatten(0, 1), both[1].flatten()).neg().view({rows, length});
 }
 
 struct Sum {

@@ -27,9 +27,8 @@ std::vector<double> score(models::Model& model, std::span<const int32_t> ids, co
     const std::size_t n = std::min(inputs.size() - at, static_cast<std::size_t>(config.chunk));
     const Context::Piece piece{0, inputs.subspan(at, n)};
     const at::Tensor h = context.extend({&piece, 1});
-    const at::Tensor scores = context.score(h, ids_tensor(targets.subspan(at, n), context.device()));
-    const at::Tensor host = scores.to(at::kCPU, at::kFloat).contiguous();
-    const float* values = host.const_data_ptr<float>();
+    const at::Tensor scores = target_scores(model, h, ids_tensor(targets.subspan(at, n), context.device()));
+    const float* values = scores.const_data_ptr<float>();
     out.insert(out.end(), values, values + n);
   }
   return out;

@@ -39,10 +39,12 @@ std::map<std::string, at::Tensor> tensors_of(LanguageModel& model) {
   return tensors;
 }
 
-// Norms and biases stay in fp32, where they are used; a matrix is only ever read in the computing type.
-at::ScalarType held_type(const nn::Param& param, at::ScalarType compute, bool trainable) {
+// Norms, biases and the embedding are read in fp32, which the residual stream is; other matrices only ever in the
+// computing type.
+at::ScalarType held_type(const std::string& name, const nn::Param& param, at::ScalarType compute, bool trainable) {
   if (compute == at::kDouble) return at::kDouble;
-  return trainable || param.keep_fp32 || param.shape().size() < 2 ? at::kFloat : compute;
+  const bool read_fp32 = param.keep_fp32 || param.shape().size() < 2 || name.starts_with("embed.");
+  return trainable || read_fp32 ? at::kFloat : compute;
 }
 
 std::unique_ptr<Tokenizer> tokenizer_of(const ModelFolder& folder, const LanguageModelConfig& config) {
@@ -88,8 +90,8 @@ LoadedModel load_language_model(const std::filesystem::path& path, const LoadOpt
     if (buffer.persistent) shapes[name] = buffer.value.sizes().vec();
   });
   check_tensors(folder.weights(), shapes);
-  model.each_param([&](const std::string&, nn::Param& param) {
-    param.allocate(held_type(param, model.compute, options.trainable), options.device);
+  model.each_param([&](const std::string& name, nn::Param& param) {
+    param.allocate(held_type(name, param, model.compute, options.trainable), options.device);
   });
   model.each_buffer([&](const std::string&, nn::Buffer& buffer) { buffer.value = buffer.value.to(options.device); });
   folder.load(tensors_of(model));

@@ -1,0 +1,185 @@
+// rattan generate MODEL [--prompt TEXT | --prompt-file FILE | -]
+#include <unistd.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "rattan/base/error.h"
+#include "rattan/cli/model_flags.h"
+#include "rattan/infer/generator.h"
+
+namespace rattan::cli {
+namespace generate_file {
+
+struct Flags {
+  ModelFlags model;
+  TextSource prompt;
+  infer::SamplerConfig sampling;
+  int64_t max_tokens = 256, samples = 1, prefill_chunk = 512;
+  uint64_t seed = 0;
+  std::vector<std::string> stop;
+  bool greedy = false, ignore_end = false, strict = false, echo = false, json = false;
+};
+
+// \n, \t and \\ in a stop string, which a shell makes hard to write.
+std::string unescaped(const std::string& text) {
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char next = i + 1 < text.size() ? text[i + 1] : '\0';
+    if (text[i] == '\\' && (next == 'n' || next == 't' || next == '\\')) {
+      out += next == 'n' ? '\n' : next == 't' ? '\t' : '\\';
+      ++i;
+    } else {
+      out += text[i];
+    }
+  }
+  return out;
+}
+
+std::vector<std::string> prompts(const Flags& flags) {
+  const TextSource& source = flags.prompt;
+  if (source.file.empty() && source.input.empty())
+    return source.texts.empty() ? std::vector<std::string>{""} : source.texts;
+  return {source.one("the prompt (--prompt, --prompt-file or -)")};
+}
+
+std::vector<infer::Request> requests(const Flags& flags, const std::vector<std::string>& texts,
+                                     const Tokenizer& tokenizer) {
+  std::vector<infer::Request> out;
+  for (const std::string& text : texts) {
+    infer::Request request;
+    request.prompt = tokenizer.encode(text);
+    request.max_tokens = flags.max_tokens;
+    request.sampling = flags.sampling;
+    if (flags.greedy) request.sampling.temperature = 0;
+    for (const std::string& stop : flags.stop) request.stop.push_back(unescaped(stop));
+    request.end_token = flags.ignore_end ? -1 : tokenizer.eos();
+    request.seed = flags.seed;
+    for (int64_t sample = 0; sample < flags.samples; ++sample) {
+      request.sample = static_cast<uint64_t>(sample);
+      out.push_back(request);
+    }
+  }
+  return out;
+}
+
+double rate(int64_t tokens, double seconds) { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
+
+nlohmann::json report(const Flags& flags, const models::LoadedModel& loaded, const std::vector<std::string>& texts,
+                      const std::vector<infer::Request>& asked, const std::vector<infer::Generation>& made,
+                      const infer::Timing& timing) {
+  nlohmann::json samples = nlohmann::json::array();
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    const std::size_t prompt = i / static_cast<std::size_t>(flags.samples);
+    samples.push_back({{"prompt", texts[prompt]},
+                       {"prompt_tokens", asked[i].prompt},
+                       {"sample", asked[i].sample},
+                       {"text", made[i].text},
+                       {"tokens", made[i].ids},
+                       {"logprobs", made[i].logprobs},
+                       {"finish", infer::name_of(made[i].finish)}});
+  }
+  return {{"model", loaded.folder.string()},
+          {"device", flags.model.device},
+          {"dtype", models::name_of(loaded.model->compute)},
+          {"seed", flags.seed},
+          {"strict", flags.strict},
+          {"samples", std::move(samples)},
+          {"timing",
+           {{"prefill_tokens", timing.prefill_tokens},
+            {"prefill_seconds", timing.prefill_seconds},
+            {"prefill_tokens_per_second", rate(timing.prefill_tokens, timing.prefill_seconds)},
+            {"decode_tokens", timing.decode_tokens},
+            {"decode_seconds", timing.decode_seconds},
+            {"decode_tokens_per_second", rate(timing.decode_tokens, timing.decode_seconds)}}}};
+}
+
+void print(const std::string& text) {
+  fmt::print("{}", text);
+  std::fflush(stdout);
+}
+
+// One text as it comes; several when all are there, each behind a line that says which it is.
+void print_all(const Flags& flags, const std::vector<std::string>& texts, const std::vector<infer::Generation>& made) {
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    const auto samples = static_cast<std::size_t>(flags.samples);
+    const std::string of = texts.size() > 1 ? fmt::format("prompt {}, ", i / samples + 1) : "";
+    print(fmt::format("=== {}sample {} ===\n{}{}\n", of, i % samples + 1, flags.echo ? texts[i / samples] : "",
+                      made[i].text));
+  }
+}
+
+void run(const Flags& flags) {
+  require(flags.samples >= 1, "--n must be at least 1, got {}", flags.samples);
+  require(!flags.greedy || flags.samples == 1, "--greedy makes every sample the same text; leave out --n");
+  flags.sampling.validate();
+  const std::vector<std::string> texts = prompts(flags);
+  const models::LoadedModel loaded = flags.model.load();
+  const Tokenizer& tokenizer = tokenizer_of(loaded);
+  const std::vector<infer::Request> asked = requests(flags, texts, tokenizer);
+
+  infer::GeneratorConfig config;
+  config.prefill_chunk = flags.prefill_chunk;
+  config.strict = flags.strict;
+  config.trained_context = loaded.model->config().context;
+  config.warn = warn;
+  infer::Generator generator(*loaded.model, tokenizer, config);
+
+  const bool stream = !flags.json && asked.size() == 1;
+  if (stream && flags.echo) print(texts.front());
+  const auto made = generator.run(asked, [&](const infer::TokenEvent& event) {
+    if (stream) print(event.text);
+  });
+  const infer::Timing& timing = generator.timing();
+  if (flags.json) return print_json(report(flags, loaded, texts, asked, made, timing));
+  stream ? print("\n") : print_all(flags, texts, made);
+  note(fmt::format("prefill: {} tokens, {:.0f} tokens/s; decode: {} tokens, {:.0f} tokens/s", timing.prefill_tokens,
+                   rate(timing.prefill_tokens, timing.prefill_seconds), timing.decode_tokens,
+                   rate(timing.decode_tokens, timing.decode_seconds)));
+}
+
+void declare(CLI::App& verb) {
+  auto flags = std::make_shared<Flags>();
+  infer::SamplerConfig& sampling = flags->sampling;
+  flags->model.declare(verb);
+  verb.add_option("input", flags->prompt.input, "- reads the prompt from standard input")->type_name("[-]");
+  verb.add_option("--prompt", flags->prompt.texts, "the text to continue; may be given several times")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb.add_option("--prompt-file", flags->prompt.file, "a file that holds the text to continue");
+  verb.add_option("--max-tokens", flags->max_tokens, "tokens to make at most")->capture_default_str();
+  verb.add_option("--n", flags->samples, "samples for each prompt, made together")->capture_default_str();
+  verb.add_flag("--greedy", flags->greedy, "always the most probable token (temperature 0)");
+  verb.add_option("--temperature", sampling.temperature, "divides the logits; 0 is greedy")->capture_default_str();
+  verb.add_option("--top-k", sampling.top_k, "sample from the k most probable tokens; 0: from all")
+      ->capture_default_str();
+  verb.add_option("--top-p", sampling.top_p, "sample from the fewest tokens whose probabilities reach this sum")
+      ->capture_default_str();
+  verb.add_option("--min-p", sampling.min_p, "sample from tokens at least this many times as probable as the best")
+      ->capture_default_str();
+  verb.add_option("--repetition-penalty", sampling.repetition_penalty, "above 1: tokens already there get less likely")
+      ->capture_default_str();
+  verb.add_option("--seed", flags->seed, "decides what is sampled")->capture_default_str();
+  verb.add_option("--stop", flags->stop,
+                  "end before this text; may be given several times (\\n, \\t, \\\\ are understood)")
+      ->take_all()
+      ->allow_extra_args(false);
+  verb.add_flag("--ignore-end", flags->ignore_end, "go on after an end-of-document token");
+  verb.add_flag("--strict", flags->strict,
+                "the same seed gives the same text whatever runs beside it: one sequence at a time, slower with --n");
+  verb.add_option("--prefill-chunk", flags->prefill_chunk, "tokens of a prompt that are read in one piece")
+      ->capture_default_str();
+  verb.add_flag("--echo", flags->echo, "print the prompt before the text");
+  verb.add_flag("--json", flags->json, "print one JSON document: texts, token ids, log-probabilities, timing");
+  verb.footer(
+      "Without a prompt the text starts as a new document (behind the end-of-document token).\n"
+      "Example: rattan generate runs/kjv --prompt \"In the beginning\" --temperature 0.8 --top-p 0.95 --n 3");
+  verb.callback([flags] { run(*flags); });
+}
+
+}  // namespace generate_file
+
+extern const Verb generate_verb;
+const Verb generate_verb = {"generate", "continue a text with a model", generate_file::declare};
+
+}  // namespace rattan::cli
