@@ -6,6 +6,10 @@ namespace rattan::cli {
 
 void ConfigFile::fields(Fields& f) {
   model.fields(f);
+  other_fields(f);
+}
+
+void ConfigFile::other_fields(Fields& f) {
   f.table("data", data, "what to learn from");
   f.table("train", train, "how to learn");
   f.table("run", run, "what a run writes, and where it computes");

@@ -13,11 +13,12 @@
 namespace rattan::cli {
 
 struct ConfigFile {
-  models::LanguageModelConfig model;   // [model], [mixers.<name>]
-  tasks::LanguageDataConfig data;      // [data]
-  train::FitConfig train;              // [train]
-  train::RunConfig run;                // [run]
+  models::LanguageModelConfig model;  // [model], [mixers.<name>]
+  tasks::LanguageDataConfig data;     // [data]
+  train::FitConfig train;             // [train]
+  train::RunConfig run;               // [run]
   void fields(Fields& f);
+  void other_fields(Fields& f);  // all but the model's
 };
 
 // The file with `overrides` ("train.lr=3e-4") laid over it. InputError with file and line.

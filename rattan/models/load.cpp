@@ -59,6 +59,29 @@ std::unique_ptr<Tokenizer> tokenizer_of(const ModelFolder& folder, const Languag
   return tokenizer;
 }
 
+struct Opened {
+  std::unique_ptr<LanguageModel> model;  // without weights
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+
+// Compares the shapes of what is stored with the configuration before any memory is asked for, which a wrong
+// configuration could ask for in absurd amounts.
+Opened open(const ModelFolder& folder) {
+  LanguageModelConfig config;
+  folder.config().read(config);
+  config.validate();
+  Opened out;
+  out.tokenizer = tokenizer_of(folder, config);
+  out.model = std::make_unique<LanguageModel>(std::move(config));
+  std::map<std::string, Shape> shapes;
+  out.model->each_param([&](const std::string& name, nn::Param& param) { shapes[name] = param.shape(); });
+  out.model->each_buffer([&](const std::string& name, nn::Buffer& buffer) {
+    if (buffer.persistent) shapes[name] = buffer.value.sizes().vec();
+  });
+  check_tensors(folder.weights(), shapes);
+  return out;
+}
+
 }  // namespace load_file
 
 std::filesystem::path model_folder(const std::filesystem::path& path) {
@@ -71,32 +94,25 @@ std::filesystem::path model_folder(const std::filesystem::path& path) {
   return path;  // ModelFolder says what is wrong with it
 }
 
+StoredModel stored_language_model(const std::filesystem::path& path) {
+  const ModelFolder folder(model_folder(path));
+  load_file::Opened opened = load_file::open(folder);
+  return {folder.path(), opened.model->config(), std::move(opened.tokenizer)};
+}
+
 LoadedModel load_language_model(const std::filesystem::path& path, const LoadOptions& options) {
   using namespace load_file;
-  LoadedModel out;
-  out.folder = model_folder(path);
-  const ModelFolder folder(out.folder);
-  LanguageModelConfig config;
-  folder.config().read(config);
-  config.validate();
-  out.tokenizer = tokenizer_of(folder, config);
-  out.model = std::make_unique<LanguageModel>(std::move(config));
-  LanguageModel& model = *out.model;
+  const ModelFolder folder(model_folder(path));
+  Opened opened = open(folder);
+  LanguageModel& model = *opened.model;
   model.compute = computing_type(folder, options);
-  // Shapes are compared before memory is asked for, which a wrong configuration could ask for in absurd amounts.
-  std::map<std::string, Shape> shapes;
-  model.each_param([&](const std::string& name, nn::Param& param) { shapes[name] = param.shape(); });
-  model.each_buffer([&](const std::string& name, nn::Buffer& buffer) {
-    if (buffer.persistent) shapes[name] = buffer.value.sizes().vec();
-  });
-  check_tensors(folder.weights(), shapes);
   model.each_param([&](const std::string& name, nn::Param& param) {
     param.allocate(held_type(name, param, model.compute, options.trainable), options.device);
   });
   model.each_buffer([&](const std::string&, nn::Buffer& buffer) { buffer.value = buffer.value.to(options.device); });
   folder.load(tensors_of(model));
   model.each_param([](const std::string&, nn::Param& param) { param.changed(); });
-  return out;
+  return {folder.path(), std::move(opened.model), std::move(opened.tokenizer)};
 }
 
 void save_language_model(const std::filesystem::path& folder, LanguageModel& model, const Tokenizer* tokenizer) {

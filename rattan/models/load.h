@@ -35,6 +35,14 @@ std::filesystem::path model_folder(const std::filesystem::path& path);
 // another vocabulary than the model was made for.
 LoadedModel load_language_model(const std::filesystem::path& path, const LoadOptions& options = {});
 
+// What a model folder holds, without its weights. The same InputErrors.
+struct StoredModel {
+  std::filesystem::path folder;
+  LanguageModelConfig config;
+  std::unique_ptr<Tokenizer> tokenizer;
+};
+StoredModel stored_language_model(const std::filesystem::path& path);
+
 // Writes config.json, the weights in fp32 and the tokenizer (if any).
 void save_language_model(const std::filesystem::path& folder, LanguageModel& model, const Tokenizer* tokenizer);
 
