@@ -10,12 +10,15 @@
 namespace rattan {
 namespace svg_ticks_file {
 
-std::string with_commas(std::string digits) {
-  std::size_t end = digits.find('.');
-  if (end == std::string::npos) end = digits.size();
+std::string with_commas(const std::string& digits) {
+  std::size_t end = std::min(digits.find('.'), digits.size());
   std::size_t begin = digits.starts_with('-') ? 1 : 0;
-  for (std::size_t i = end; i > begin + 3; i -= 3) digits.insert(i - 3, ",");
-  return digits;
+  std::string out;
+  for (std::size_t i = 0; i < digits.size(); ++i) {
+    if (i > begin && i < end && (end - i) % 3 == 0) out += ',';
+    out += digits[i];
+  }
+  return out;
 }
 
 // One form for all labels of an axis whose ticks are `step` apart and at most `largest` in magnitude.

@@ -1,0 +1,31 @@
+#include "rattan/train/peak.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/full.h>
+#include <ATen/ops/mm.h>
+
+#include <algorithm>
+#include <chrono>
+
+namespace rattan::train {
+
+double measure_peak_flops(at::ScalarType dtype, at::Device device) {
+  using Clock = std::chrono::steady_clock;
+  at::NoGradGuard no_grad;
+  int64_t n = device.is_cpu() ? 1024 : 8192;
+  // Values that stay finite; their size does not matter.
+  at::Tensor a = at::full({n, n}, 0.5, at::TensorOptions().dtype(dtype).device(device));
+  at::Tensor out = at::mm(a, a);
+  double best = 0;
+  auto start = Clock::now();
+  for (int i = 0; i < 10 && Clock::now() - start < std::chrono::milliseconds(700); ++i) {
+    auto begin = Clock::now();
+    at::mm_out(out, a, a);
+    out.select(0, 0).select(0, 0).item();   // waits for the device
+    double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    best = std::max(best, 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / seconds);
+  }
+  return best;
+}
+
+}  // namespace rattan::train

@@ -1,0 +1,127 @@
+// Whole runs of the verb `train` on a tiny language model.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+
+#include "rattan/models/load.h"
+#include "rattan/train/metrics.h"
+#include "rattan/train/samples.h"
+#include "tiny_run.h"
+
+namespace rattan {
+namespace language_model_test_file {
+
+namespace fs = std::filesystem;
+using testing::HasSubstr;
+
+struct LanguageModelRun : testing::Test {
+  static inline fs::path root;
+  static inline fs::path config;
+  static void SetUpTestSuite() {
+    root = fs::path(testing::TempDir()) / ("rattan-lm-" + std::to_string(getpid()));
+    fs::remove_all(root);
+    config = tiny_run::prepare(root);
+  }
+  static void TearDownTestSuite() { fs::remove_all(root); }
+
+  static int train(const std::string& name, std::vector<std::string> more = {}) {
+    std::vector<std::string> words = {"train", config.string(), "--quiet", "--out", (root / name).string()};
+    words.insert(words.end(), more.begin(), more.end());
+    return tiny_run::rattan(words);
+  }
+  static std::vector<double> losses(const std::string& name) {
+    std::vector<double> out;
+    for (const auto& line : train::read_metrics(root / name / "metrics.jsonl")) {
+      if (line.contains("loss")) out.push_back(line["loss"]);
+    }
+    return out;
+  }
+  // What stderr says while the command runs.
+  static std::string errors(const std::string& name, std::vector<std::string> more, int expected) {
+    testing::internal::CaptureStderr();
+    EXPECT_EQ(train(name, more), expected);
+    return testing::internal::GetCapturedStderr();
+  }
+};
+
+TEST_F(LanguageModelRun, TheLossFallsTheSameWayInBothPrecisions) {
+  ASSERT_EQ(train("fp32"), 0);
+  ASSERT_EQ(train("bf16", {"train.precision=bf16"}), 0);
+  ASSERT_EQ(train("recomputed", {"train.checkpointing=true"}), 0);
+  auto fp32 = losses("fp32"), bf16 = losses("bf16");
+  ASSERT_EQ(fp32.size(), 20u);
+  ASSERT_EQ(bf16.size(), 20u);
+  // The first loss is that of a uniform guess over 257 tokens, but for logits of small variance.
+  EXPECT_NEAR(fp32.front(), std::log(257.0), 0.3);
+  // Bytes of lower-case text: their frequencies alone give about 2.9 nats.
+  EXPECT_LT(fp32.back(), 3.2);
+  // bf16 rounds each product to 8 bits, 4e-3 of its size; losses are means over 128 tokens.
+  for (std::size_t i = 0; i < 20; ++i) EXPECT_NEAR(fp32[i], bf16[i], 0.05) << "step " << i + 1;
+  EXPECT_EQ(fp32, losses("recomputed")) << "recomputing activations must not change a bit";
+}
+
+TEST_F(LanguageModelRun, ACheckpointIsAModelFolderAndSamplesAreWritten) {
+  ASSERT_EQ(train("model", {"run.sample_tokens=12", "run.sample_prompt=the rat"}), 0);
+  auto loaded = models::load_language_model(root / "model");
+  ASSERT_TRUE(loaded.tokenizer != nullptr);
+  EXPECT_EQ(loaded.model->config().context, 32);
+  auto samples = train::read_samples(root / "model/samples.txt");
+  ASSERT_EQ(samples.size(), 1u);
+  EXPECT_EQ(samples[0].step, 20);
+  EXPECT_THAT(samples[0].text, testing::StartsWith("the rat"));
+  auto last = train::read_metrics(root / "model/metrics.jsonl").back();
+  double bits = last.at("valid_bits_per_byte"), loss = last.at("valid_loss");
+  // Bytes are the tokens here. The held-out lines end with a token that stands for no byte, so there is a little
+  // more loss than bytes.
+  EXPECT_GE(bits, loss / std::log(2.0) * 0.999);
+  EXPECT_LE(bits, loss / std::log(2.0) * 1.1);
+}
+
+TEST_F(LanguageModelRun, BothLayoutsAccumulationAndDropoutTrain) {
+  for (const char* layout : {"concat", "documents"}) {
+    std::string name = std::string("layout-") + layout;
+    ASSERT_EQ(train(name, {"train.steps=12", "train.accumulation=2", "model.dropout=0.1",
+                           std::string("data.layout=") + layout}),
+              0);
+    auto curve = losses(name);
+    EXPECT_LT(curve.back(), curve.front() - 1) << layout;
+  }
+}
+
+TEST_F(LanguageModelRun, ResumeIsProvedFromTheFiles) {
+  EXPECT_EQ(train("proof", {"--verify-resume", "5"}), 0);
+  EXPECT_EQ(train("proof", {"--verify-resume", "3", "train.precision=bf16", "model.dropout=0.2",
+                            "train.accumulation=2", "data.layout=documents", "train.checkpointing=true"}),
+            0);
+  EXPECT_THAT(errors("proof", {"--verify-resume", "11"}, 2), HasSubstr("train.steps"));
+}
+
+TEST_F(LanguageModelRun, TheConfigurationIsDumpedWholeAndReadsBack) {
+  testing::internal::CaptureStdout();
+  ASSERT_EQ(train("none", {"--dump-config", "train.lr=0.003"}), 0);
+  std::string dumped = testing::internal::GetCapturedStdout();
+  EXPECT_THAT(dumped, HasSubstr("lr = 0.003"));
+  write_file(root / "dumped.toml", dumped);
+  testing::internal::CaptureStdout();
+  ASSERT_EQ(tiny_run::rattan({"train", (root / "dumped.toml").string(), "--dump-config"}), 0);
+  EXPECT_EQ(testing::internal::GetCapturedStdout(), dumped);
+  EXPECT_FALSE(fs::exists(root / "none"));
+}
+
+TEST_F(LanguageModelRun, WrongInputIsRefusedBeforeAnythingIsWritten) {
+  EXPECT_THAT(errors("wrong", {"train.learning_rate=1"}, 2), HasSubstr("learning_rate"));
+  EXPECT_THAT(errors("wrong", {"train.steps=0"}, 2), HasSubstr("steps"));
+  EXPECT_THAT(errors("wrong", {"train.lr=-1"}, 2), HasSubstr("lr"));
+  EXPECT_THAT(errors("wrong", {"train.min_lr=1"}, 2), HasSubstr("min_lr"));
+  EXPECT_THAT(errors("wrong", {"data.batch=0"}, 2), HasSubstr("batch"));
+  EXPECT_THAT(errors("wrong", {"model.vocab_size=100"}, 2), HasSubstr("model.vocab_size=257"));
+  EXPECT_THAT(errors("wrong", {"run.device=abacus"}, 2), HasSubstr("abacus"));
+  EXPECT_THAT(errors("wrong", {"data.sources.0.path=/nowhere"}, 2), HasSubstr("/nowhere"));
+  EXPECT_THAT(errors("wrong", {"--from", "5"}, 2), HasSubstr("--resume"));
+  EXPECT_FALSE(fs::exists(root / "wrong"));
+}
+
+}  // namespace language_model_test_file
+}  // namespace rattan
