@@ -7,7 +7,8 @@ namespace rattan::cli {
 // One line here and one file beside this one make a verb.
 #define RATTAN_VERBS(X) \
   X(tokenizer)           \
-  X(data)
+  X(data)                \
+  X(train)
 
 #define X(name) extern const Verb name##_verb;
 RATTAN_VERBS(X)
