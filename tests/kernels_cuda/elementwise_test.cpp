@@ -30,8 +30,8 @@ TYPED_TEST(ElementwiseCuda, ActivationIsTheFormula) {
   uint64_t seed = 1000;
   for (Activation kind : {Activation::gelu, Activation::swiglu, Activation::sigmoid_mul}) {
     for (auto [rows, dim, padding] : kShapes) {
-      SCOPED_TRACE(::testing::Message() << "seed " << seed << ", kind " << static_cast<int>(kind) << ", " << rows << " x "
-                                        << dim);
+      SCOPED_TRACE(::testing::Message() << "seed " << seed << ", kind " << static_cast<int>(kind) << ", " << rows
+                                        << " x " << dim);
       Rng rng(seed++);
       auto a = normal_on_device<T>(rng, rows, dim, padding, 2), b = normal_on_device<T>(rng, rows, dim, padding);
       auto d = normal_on_device<T>(rng, rows, dim, padding);
@@ -74,7 +74,8 @@ TYPED_TEST(ElementwiseCuda, RopeIsTheRotation) {
       for (int64_t r = 0; r < rows; ++r) position.push_back(static_cast<int32_t>(rng.below(kPositions)));
       DeviceVector<float> cos_d(cos), sin_d(sin);
       DeviceVector<int32_t> position_d(position);
-      Rope<T> a{rows, heads, dim, position_d.data(), cos_d.data(), sin_d.data(), inverse, x.heads_view(dim), out.heads(dim)};
+      Rope<T> a{rows,         heads,        dim, position_d.data(), cos_d.data(),
+                sin_d.data(), inverse, x.heads_view(dim), out.heads(dim)};
       cuda::rope(a, nullptr);
       const auto expected = ref::rope(x.host().values(), position, heads, dim, 10000, inverse);
       EXPECT_LE(relative_rms_error(out.pull().values(), expected), bound<T>);

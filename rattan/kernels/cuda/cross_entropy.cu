@@ -46,11 +46,11 @@ __global__ void cross_entropy_kernel(CrossEntropy<T> a) {
     }
     const float top = block_max(most, shared);
     const float total = block_sum(sum == 0 ? 0.0f : sum * expf(most - top), shared);
-    const float lse = top + logf(total);
+    const float inverse = 1.0f / total;
     const float weight = a.weight ? a.weight[row] : 1.0f;
     if (threadIdx.x == 0) {
       const float picked = target < a.vocabulary ? as_float(x[target]) : NAN;
-      a.loss[row] = weight * (lse - picked);
+      a.loss[row] = weight * (logf(total) + (top - picked));   // exact for large logits too
     }
     if (!a.gradient) continue;
     __syncthreads();  // x[target] is read above before it is overwritten below
@@ -58,7 +58,7 @@ __global__ void cross_entropy_kernel(CrossEntropy<T> a) {
       auto pack = load_pack<V>(x + c);
 #pragma unroll
       for (int j = 0; j < V; ++j) {
-        const float p = expf(as_float(pack.item[j]) - lse);
+        const float p = expf(as_float(pack.item[j]) - top) * inverse;
         pack.item[j] = from_float<T>(weight * (c + j == target ? p - 1.0f : p));
       }
       store_pack(x + c, pack);

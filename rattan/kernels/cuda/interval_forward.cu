@@ -211,8 +211,8 @@ void run(IntervalForward<T>& a, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
   a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) &&
              aligned16(a.o);
-  // Sixteen keys or more for each query: a step of many sequences, or a short piece after a long past.
-  if (a.keys >= 16 * a.queries) {
+  // Few queries, sixteen keys or more for each: a step of many sequences, or a short piece after a long past.
+  if (a.queries <= 1024 && a.keys >= 16 * a.queries) {
     if (a.dim <= 32) return launch_rows<T, 1>(a, stream);
     if (a.dim <= 64) return launch_rows<T, 2>(a, stream);
     if (a.dim <= 128) return launch_rows<T, 4>(a, stream);
