@@ -9,7 +9,7 @@
 namespace rattan {
 namespace stream_file {
 
-void check(const StreamConfig& config) {
+StreamConfig checked(const StreamConfig& config) {
   require(!config.sources.empty(), "data: no sources; give at least one folder made by `rattan data pack`");
   require(config.layout == "concat" || config.layout == "documents",
           "data: layout must be concat or documents, got \"{}\"", config.layout);
@@ -17,6 +17,7 @@ void check(const StreamConfig& config) {
   require(config.batch >= 1 && config.batch <= (int64_t{1} << 32) / config.seq_len,
           "data: a batch of {} rows of {} tokens is not possible; it has 1 to 2^32 tokens", config.batch, config.seq_len);
   require(config.epochs >= 0, "data: epochs must be 0 (without end) or more, got {}", config.epochs);
+  return config;
 }
 
 std::vector<SourceCursor> open(const StreamConfig& config) {
@@ -41,7 +42,7 @@ struct TokenStream::Impl {
   Mixture mixture;
 
   explicit Impl(const StreamConfig& wanted)
-      : config(wanted), mixture((stream_file::check(wanted), wanted), stream_file::open(wanted)) {}
+      : config(stream_file::checked(wanted)), mixture(config, stream_file::open(config)) {}
 
   Batch empty_batch() const {
     Batch batch;

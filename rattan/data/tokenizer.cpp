@@ -48,7 +48,11 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
 
 std::string Tokenizer::decode(std::span<const int32_t> ids) const {
   std::string text;
-  for (int32_t id : ids) text += decode_piece(id, text.empty());
+  bool first = true;
+  for (int32_t id : ids) {
+    text += decode_piece(id, first);
+    first = first && decode_piece(id).empty();
+  }
   return text;
 }
 
