@@ -55,3 +55,6 @@ int run(int argc, char** argv) {
 }
 
 }  // namespace rattan::cli
+
+// The name under which the program finds it in librattan.
+extern "C" int rattan_run(int argc, char** argv) { return rattan::cli::run(argc, argv); }

@@ -8,7 +8,14 @@ namespace rattan::cli {
 #define RATTAN_VERBS(X) \
   X(tokenizer)           \
   X(data)                \
-  X(train)
+  X(init)                \
+  X(train)               \
+  X(generate)            \
+  X(score)               \
+  X(eval)                \
+  X(inspect)             \
+  X(doctor)              \
+  X(docs)
 
 #define X(name) extern const Verb name##_verb;
 RATTAN_VERBS(X)
