@@ -1,9 +1,35 @@
 // TOML to ConfigNode and back. The only file that sees toml++.
+//
+// Two habits of toml++ 3.3 need care with hostile text. It asks whether a character beyond ASCII is white space and
+// marks as unreachable what many letters do reach, U+00E9 among them; "no" is the answer there. And it states as
+// assertions what wrong text can break ("[=" does), which would abort or, with NDEBUG, be undefined; here they throw.
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+namespace rattan::config_toml_file {
+struct BrokenAssertion {};
+[[noreturn]] void break_assertion() { throw BrokenAssertion{}; }
+}  // namespace rattan::config_toml_file
+
+// clang-format off
+#include <toml++/impl/preprocessor.h>
+#undef TOML_ASSERT
+#undef TOML_ASSERT_ASSUME
+#define TOML_ASSERT(holds) ((holds) ? static_cast<void>(0) : ::rattan::config_toml_file::break_assertion())
+#define TOML_ASSERT_ASSUME(holds) TOML_ASSERT(holds)
+#include <toml++/impl/forward_declarations.h>
+#undef TOML_UNREACHABLE
+#define TOML_UNREACHABLE return false
+#include <toml++/impl/unicode.h>
+#undef TOML_UNREACHABLE
+#define TOML_UNREACHABLE __builtin_unreachable()
 #include <toml++/toml.h>
+// clang-format on
 
 #include <charconv>
 #include <cmath>
-#include <sstream>
+#include <vector>
 
 #include "rattan/base/config_node.h"
 #include "rattan/base/error.h"
@@ -17,7 +43,8 @@ ConfigNode convert(const toml::node& node, const std::string& source, int depth)
   if (depth > kMaxConfigDepth) fail_input("{}: nested more than {} deep", out.place, kMaxConfigDepth);
   if (const toml::table* table = node.as_table()) {
     ConfigNode::Table entries;
-    for (const auto& [key, value] : *table) entries.emplace_back(std::string(key.str()), convert(value, source, depth + 1));
+    for (const auto& [key, value] : *table)
+      entries.emplace_back(std::string(key.str()), convert(value, source, depth + 1));
     out.value = std::move(entries);
   } else if (const toml::array* array = node.as_array()) {
     ConfigNode::List items;
@@ -106,6 +133,39 @@ void print(const ConfigNode& node, const std::string& path, std::string& out) {
 
 }  // namespace config_toml_file
 
+namespace config_toml_file {
+
+bool breaks(const std::string& text) {
+  try {
+    static_cast<void>(toml::parse(text));
+  } catch (const toml::parse_error&) {
+    // An ordinary error, which has its own place.
+  } catch (BrokenAssertion) {
+    return true;
+  }
+  return false;
+}
+
+// The parser goes from front to back, so the first line that breaks it can be found by halving.
+int64_t breaking_line(const std::string& text) {
+  std::vector<std::size_t> ends;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    if (text[i] == '\n') ends.push_back(i + 1);
+  }
+  std::size_t low = 0, high = ends.size();  // the first `low` lines are fine, `high` and one more are not
+  while (low < high) {
+    std::size_t middle = low + (high - low) / 2;
+    if (breaks(text.substr(0, ends[middle]))) {
+      high = middle;
+    } else {
+      low = middle + 1;
+    }
+  }
+  return static_cast<int64_t>(low) + 1;
+}
+
+}  // namespace config_toml_file
+
 ConfigNode parse_toml(const std::string& text, const std::string& source) {
   try {
     toml::table table = toml::parse(text);
@@ -113,6 +173,8 @@ ConfigNode parse_toml(const std::string& text, const std::string& source) {
   } catch (const toml::parse_error& error) {
     const toml::source_position at = error.source().begin;
     fail_input("{}:{}:{}: not valid TOML: {}", source, at.line, at.column, error.description());
+  } catch (config_toml_file::BrokenAssertion) {
+    fail_input("{}:{}: not valid TOML", source, config_toml_file::breaking_line(text));
   }
 }
 

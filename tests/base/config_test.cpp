@@ -188,6 +188,10 @@ TEST(Config, BrokenTomlNamesLineAndColumn) {
   EXPECT_THAT(error_of("a = 1\nb = = 2"), StartsWith("recipe.toml:2:5: "));
   EXPECT_THAT(error_of("a = 1\na = 2"), StartsWith("recipe.toml:2:"));
   EXPECT_THAT(error_of("a = \"\xff\""), HasSubstr("recipe.toml:1:"));
+  EXPECT_THAT(error_of("a = 1\n\n[=x]\nb = 1"), StartsWith("recipe.toml:3: "));
+  EXPECT_THAT(error_of("[=x]"), StartsWith("recipe.toml:1: "));
+  EXPECT_THAT(error_of("é = 1"), StartsWith("recipe.toml:1:1: "));
+  EXPECT_THAT(error_of("a = 1 \u025f"), StartsWith("recipe.toml:1:"));
 }
 
 TEST(Config, LaterOverridesWin) { EXPECT_EQ(read("[train]\nlr = 1", {"train.lr=2", "train.lr=3"}).train.lr, 3.0); }
