@@ -48,13 +48,13 @@ need_packages() {
   local by_hand="apt-get install --no-install-recommends ${missing[*]}"
   local as_root=()
   if ((EUID != 0)); then
-    command -v sudo >/dev/null || die "${#missing[@]} Debian packages are missing, and installing them needs root (there is no sudo)." \
+    command -v sudo >/dev/null || die "Debian packages are missing, and installing them needs root (there is no sudo)." \
       "Ask for this to be run once, then try again:" "$by_hand"
-    [[ -t 0 ]] || sudo -n true 2>/dev/null || die "${#missing[@]} Debian packages are missing, and sudo wants a password." \
+    [[ -t 0 ]] || sudo -n true 2>/dev/null || die "Debian packages are missing, and sudo wants a password." \
       "Run this once, then try again:" "sudo $by_hand"
     as_root=(sudo)
   fi
-  step "Installing ${#missing[@]} Debian packages: ${missing[*]}"
+  step "Installing Debian packages: ${missing[*]}"
   mkdir -p "$root/build"
   local log=$root/build/apt.log
   local apt=("${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 -qq -y)
