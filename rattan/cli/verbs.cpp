@@ -13,6 +13,7 @@ namespace rattan::cli {
   X(generate)            \
   X(score)               \
   X(eval)                \
+  X(bench)               \
   X(inspect)             \
   X(doctor)              \
   X(docs)

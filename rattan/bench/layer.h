@@ -1,0 +1,58 @@
+// One mixing layer (norm, projections, mixing, gate, residual) timed in training, prefill and decoding: the
+// single-layer protocol of RAT (arXiv 2507.04416, section 4), with every mixer in the same layer and run.
+//   train:   forward and backward, weight gradients included
+//   prefill: a whole sequence into an empty state
+//   decode:  one token at the last position, on a state of T-1 tokens (random values, so nothing is skipped)
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <nlohmann/json_fwd.hpp>
+#include <string>
+#include <vector>
+
+#include "rattan/bench/interleave.h"
+
+namespace rattan::bench {
+
+struct LayerBench {
+  int64_t d_model = 512, heads = 8, groups = 2, window = 1024;
+  std::vector<std::string> mixers = {"rat:16", "attention"};   // see parse_mixer
+  std::vector<int64_t> seq = {2048};
+  int64_t batch = 1;
+  int64_t tokens = 0;                                          // a call; 0: batch rows, else batch = tokens / seq
+  std::vector<std::string> modes = {"train", "prefill", "decode"};
+  at::Device device = at::kCPU;
+  at::ScalarType dtype = at::kFloat;
+  Budget budget;
+};
+
+struct LayerRow {
+  std::string mixer, mode;
+  int64_t seq = 0, batch = 0;
+  Timing time;
+  double flops = 0, bytes = 0;   // of one call: arithmetic of the algorithm; weights and state that must be read
+};
+
+struct Ceilings {
+  double flops = 0;   // FLOP/s of the layer's input projection as one matrix product
+  double bytes = 0;   // bytes/s of a large copy, read and written
+};
+
+struct LayerReport {
+  LayerBench config;
+  Ceilings ceilings;
+  std::vector<LayerRow> rows;
+};
+
+// A mixer of a benchmark: a registered type with its usual options, "rat:L" for a chunk length, "swa:W" for a
+// window; "attention:torch" is the same layer around torch's own attention kernel, the comparison.
+// Returns the TOML of its [mixers.<name>] table. InputError for what is not one.
+std::string mixer_options(const std::string& name, const LayerBench& config);
+
+LayerReport run_layer_bench(const LayerBench& config);
+
+std::string to_table(const LayerReport& report);
+nlohmann::json to_json(const LayerReport& report);
+std::string to_plot(const LayerReport& report, const std::string& mode);   // SVG: time against T
+
+}  // namespace rattan::bench

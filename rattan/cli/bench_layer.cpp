@@ -1,0 +1,82 @@
+// rattan bench layer: one mixing layer of each mixer, in training, prefill and decoding.
+#include <ATen/Parallel.h>
+
+#include <memory>
+#include <nlohmann/json.hpp>
+
+#include "rattan/base/error.h"
+#include "rattan/base/files.h"
+#include "rattan/base/parallel.h"
+#include "rattan/bench/layer.h"
+#include "rattan/cli/model_flags.h"
+
+namespace rattan::cli {
+namespace bench_layer_file {
+
+struct Flags {
+  bench::LayerBench bench;
+  std::string device = "cpu", dtype = "fp32", plot;
+  int threads = 0;
+  bool json = false;
+};
+
+void check(const bench::LayerBench& b) {
+  for (const std::string& mode : b.modes)
+    require(mode == "train" || mode == "prefill" || mode == "decode",
+            "--mode takes train, prefill and decode, not '{}'", mode);
+  for (int64_t seq : b.seq) require(seq >= 1, "--seq must be at least 1, got {}", seq);
+  require(b.batch >= 1, "--batch must be at least 1, got {}", b.batch);
+  require(b.d_model % b.heads == 0, "--d-model {} is not a multiple of --heads {}", b.d_model, b.heads);
+}
+
+void run(Flags& flags) {
+  check(flags.bench);
+  flags.bench.device = models::device_named(flags.device);
+  flags.bench.dtype = models::dtype_named(flags.dtype).value_or(at::kFloat);
+  if (flags.threads > 0) {
+    set_threads(flags.threads);
+    at::set_num_threads(flags.threads);
+  }
+  const bench::LayerReport report = bench::run_layer_bench(flags.bench);
+  if (flags.json) {
+    print_json(bench::to_json(report));
+  } else {
+    fmt::print("{}", bench::to_table(report));
+  }
+  if (flags.plot.empty()) return;
+  for (const std::string& mode : flags.bench.modes) {
+    const std::string path = fmt::format("{}-{}.svg", flags.plot, mode);
+    write_file(path, bench::to_plot(report, mode));
+    note("wrote " + path);
+  }
+}
+
+void declare(CLI::App& verb) {
+  auto flags = std::make_shared<Flags>();
+  bench::LayerBench& b = flags->bench;
+  verb.add_option("--mixers", b.mixers, "rat:L, swa:W, rnn, attention, attention:torch; the last is the comparison")
+      ->delimiter(',')
+      ->capture_default_str();
+  verb.add_option("--seq", b.seq, "sequence lengths")->delimiter(',')->capture_default_str();
+  verb.add_option("--batch", b.batch, "sequences a call")->capture_default_str();
+  verb.add_option("--tokens", b.tokens, "tokens a call instead of --batch: the batch is TOKENS / seq");
+  verb.add_option("--mode", b.modes, "train, prefill, decode")->delimiter(',')->capture_default_str();
+  verb.add_option("--d-model", b.d_model, "width")->capture_default_str();
+  verb.add_option("--heads", b.heads, "heads")->capture_default_str();
+  verb.add_option("--groups", b.groups, "query/key groups of rat")->capture_default_str();
+  verb.add_option("--device", flags->device, "cpu, cuda, cuda:N")->capture_default_str();
+  verb.add_option("--dtype", flags->dtype, "fp32 or bf16")->capture_default_str();
+  verb.add_option("--threads", flags->threads, "0: one a core");
+  verb.add_option("--seconds", b.budget.seconds, "measuring time for each figure, about")->capture_default_str();
+  verb.add_option("--plot", flags->plot, "write NAME-<mode>.svg: time against T")->type_name("NAME");
+  verb.add_flag("--json", flags->json, "print one JSON document");
+  verb.callback([flags] { run(*flags); });
+}
+
+}  // namespace bench_layer_file
+
+extern const Verb bench_layer_verb;
+const Verb bench_layer_verb = {"layer", "one mixing layer of each mixer, in training, prefill and decoding",
+                               bench_layer_file::declare};
+
+}  // namespace rattan::cli
