@@ -10,7 +10,7 @@
 
 namespace rattan {
 
-std::string read_file(const std::filesystem::path& path);   // InputError if it cannot be read
+std::string read_file(const std::filesystem::path& path);  // InputError if it cannot be read
 
 // Writes aside (path + ".tmp-<pid>"), syncs, renames over `path`, syncs the folder. On any failure (a full
 // disk, a vanished folder) the temporary file is removed, `path` is untouched and Error says why.
@@ -25,7 +25,7 @@ void sync_folder(const std::filesystem::path& folder);
 // A read-only memory map of a whole file.
 class MappedFile {
  public:
-  explicit MappedFile(const std::filesystem::path& path);   // InputError if it cannot be opened
+  explicit MappedFile(const std::filesystem::path& path);  // InputError if it cannot be opened
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
