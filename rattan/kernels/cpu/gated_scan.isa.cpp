@@ -9,10 +9,26 @@ namespace rattan::kernels::RATTAN_ISA {
 namespace gated_scan_file {
 
 // A task is a group of segments on a block of channels; the state of the block lives in the first-level cache.
-constexpr int64_t block_channels = 128;
 constexpr int64_t tokens_per_group = 256;
 // Backward recomputes h in blocks of this many tokens, from a checkpoint before each.
-constexpr int64_t block_tokens = 32;
+constexpr int64_t block_tokens = 16;
+// A block has at most `block_channels`; narrower ones if there would be fewer than `enough_tasks`.
+constexpr int64_t block_channels = 256, least_channels = 64, enough_tasks = 4;
+
+inline int64_t width_of_block(int64_t groups, int64_t channels) {
+  int64_t width = block_channels;
+  while (width > least_channels && groups * ceil_div(channels, width) < enough_tasks) width /= 2;
+  return width;
+}
+
+// A block of channels takes a short piece out of each row, and rows lie pages apart: too irregular for the
+// processor's own prefetching, so the rows needed soon are asked for.
+constexpr int64_t ahead = 8;
+
+template <class T>
+inline void prefetch(const T* p, int64_t n) {
+  for (int64_t i = 0; i < n; i += 64 / static_cast<int64_t>(sizeof(T))) __builtin_prefetch(p + i);
+}
 
 struct Gate {
   Vec keep, take;  // g and 1 - g
@@ -31,8 +47,8 @@ struct Block {
   int64_t begin, n;
   alignas(64) float bias[block_channels];
 
-  Block(int64_t index, int64_t channels, const float* gate_bias) : begin(index * block_channels) {
-    n = channels - begin < block_channels ? channels - begin : block_channels;
+  Block(int64_t index, int64_t width, int64_t channels, const float* gate_bias) : begin(index * width) {
+    n = channels - begin < width ? channels - begin : width;
     for_lanes(n,
               [&](int64_t i, auto part) { store(bias + i, gate_bias ? load(gate_bias + begin + i, part) : zero()); });
   }
@@ -42,6 +58,12 @@ template <class Args>
 void load_initial(const Args& a, const ScanSegment& segment, const Block& block, float* h) {
   const float* from = segment.from >= 0 ? a.initial + segment.from * a.channels + block.begin : nullptr;
   for_lanes(block.n, [&](int64_t i, auto part) { store(h + i, from ? load(from + i, part) : zero()); });
+}
+
+template <class Args>
+inline void prefetch_inputs(const Args& a, const Block& block, int64_t t) {
+  prefetch(a.x.at(t) + block.begin, block.n);
+  prefetch(a.gate.at(t) + block.begin, block.n);
 }
 
 template <class Args>
@@ -75,6 +97,7 @@ void forward_segment(const GatedScanForward<T>& a, const ScanSegment& segment, c
   alignas(64) float h[block_channels];
   load_initial(a, segment, block, h);
   for (int64_t t = segment.begin; t < segment.end; ++t) {
+    if (t + ahead < segment.end) prefetch_inputs(a, block, t + ahead);
     T* out = a.h.at(t) + block.begin;
     for_lanes(block.n, [&](int64_t i, auto part) {
       Vec next = step(a, block, t, i, part, load(h + i));
@@ -92,9 +115,9 @@ void forward(const GatedScanForward<T>& a) {
   Scratch scratch(Scratch::size<int64_t>(a.segments + 2));
   int64_t* first = scratch.take<int64_t>(a.segments + 2);
   int64_t groups = group_segments(a.table, a.segments, tokens_per_group, first);
-  int64_t blocks = ceil_div(a.channels, block_channels);
+  int64_t width = width_of_block(groups, a.channels), blocks = ceil_div(a.channels, width);
   parallel_for(groups * blocks, [&](int64_t task) {
-    Block block(task % blocks, a.channels, a.gate_bias);
+    Block block(task % blocks, width, a.channels, a.gate_bias);
     walk_group(
         a.table, a.tokens, first, task / blocks, groups, [&](int64_t s) { forward_segment(a, a.table[s], block); },
         [&](int64_t begin, int64_t end) { clear(a.h, block, begin, end); });
@@ -111,6 +134,7 @@ template <class T>
 void recompute(const GatedScanBackward<T>& a, const Block& block, int64_t begin, int64_t end, float* h,
                Recomputed& out) {
   for (int64_t t = begin; t < end; ++t) {
+    if (t - block_tokens >= 0) prefetch_inputs(a, block, t - block_tokens);  // for the block that comes next
     float* change = out.change + (t - begin) * block_channels;
     float* take = out.take + (t - begin) * block_channels;
     for_lanes(block.n, [&](int64_t i, auto part) {
@@ -130,6 +154,7 @@ void sweep_back(const GatedScanBackward<T>& a, const Block& block, int64_t begin
     const float* change = in.change + (t - begin) * block_channels;
     const float* take = in.take + (t - begin) * block_channels;
     const T* d_h = a.d_h.at(t) + block.begin;
+    if (t >= ahead) prefetch(a.d_h.at(t - ahead) + block.begin, block.n);
     T *d_x = a.d_x.at(t) + block.begin, *d_gate = a.d_gate.at(t) + block.begin;
     for_lanes(block.n, [&](int64_t i, auto part) {
       Vec lam = load(lambda + i) + load(d_h + i, part);
@@ -149,15 +174,17 @@ template <class T>
 void backward_segment(const GatedScanBackward<T>& a, const ScanSegment& segment, const Block& block, float* d_bias,
                       float* d_initial) {
   int64_t pieces = ceil_div(segment.end - segment.begin, block_tokens);
-  Scratch scratch(Scratch::size<float>(pieces * block_channels));
-  float* checkpoints = scratch.take<float>(pieces * block_channels);
+  int64_t width = round_up(block.n, W);
+  Scratch scratch(Scratch::size<float>(pieces * width));
+  float* checkpoints = scratch.take<float>(pieces * width);
   alignas(64) float h[block_channels];
   load_initial(a, segment, block, h);
   for (int64_t p = 0; p < pieces; ++p) {
     int64_t begin = segment.begin + p * block_tokens, end = begin + block_tokens;
-    for_lanes(block.n, [&](int64_t i, auto) { store(checkpoints + p * block_channels + i, load(h + i)); });
+    for_lanes(block.n, [&](int64_t i, auto) { store(checkpoints + p * width + i, load(h + i)); });
     if (p + 1 == pieces) break;
     for (int64_t t = begin; t < end; ++t) {
+      if (t + ahead < segment.end) prefetch_inputs(a, block, t + ahead);
       for_lanes(block.n, [&](int64_t i, auto part) { store(h + i, step(a, block, t, i, part, load(h + i))); });
     }
   }
@@ -168,7 +195,7 @@ void backward_segment(const GatedScanBackward<T>& a, const ScanSegment& segment,
   for (int64_t p = pieces - 1; p >= 0; --p) {
     int64_t begin = segment.begin + p * block_tokens;
     int64_t end = begin + block_tokens < segment.end ? begin + block_tokens : segment.end;
-    recompute(a, block, begin, end, checkpoints + p * block_channels, recomputed);
+    recompute(a, block, begin, end, checkpoints + p * width, recomputed);
     sweep_back(a, block, begin, end, recomputed, lambda, d_bias);
   }
   if (d_initial) for_lanes(block.n, [&](int64_t i, auto part) { store(d_initial + i, load(lambda + i), part); });
@@ -182,19 +209,19 @@ template <class T>
 void backward(const GatedScanBackward<T>& a) {
   bool wants_initial = a.d_initial != nullptr;
   bool shared = wants_initial && share_initial_rows(a.table, a.segments);
-  int64_t blocks = ceil_div(a.channels, block_channels), padded = blocks * block_channels;
   int64_t shared_size = shared ? a.segments * a.channels : 0;
   Scratch plan(Scratch::size<int64_t>(a.segments + 2));
   int64_t* first = plan.take<int64_t>(a.segments + 2);
   int64_t groups = group_segments(a.table, a.segments, tokens_per_group, first);
+  int64_t width = width_of_block(groups, a.channels), blocks = ceil_div(a.channels, width), padded = blocks * width;
   Scratch scratch(Scratch::size<float>(groups * padded) + Scratch::size<float>(shared_size));
   float* bias_of_group = scratch.take<float>(groups * padded);
   float* initial_of_segment = scratch.take<float>(shared_size);
   parallel_for(groups * blocks, [&](int64_t task) {
     int64_t group = task / blocks;
-    Block block(task % blocks, a.channels, a.gate_bias);
+    Block block(task % blocks, width, a.channels, a.gate_bias);
     float* d_bias = bias_of_group + group * padded + block.begin;
-    fill_zero(d_bias, block_channels);
+    fill_zero(d_bias, width);
     walk_group(
         a.table, a.tokens, first, group, groups,
         [&](int64_t s) {
