@@ -97,7 +97,7 @@ void forward_segment(const GatedScanForward<T>& a, const ScanSegment& segment, c
   alignas(64) float h[block_channels];
   load_initial(a, segment, block, h);
   for (int64_t t = segment.begin; t < segment.end; ++t) {
-    if (t + ahead < segment.end) prefetch_inputs(a, block, t + ahead);
+    if (t + ahead < a.tokens) prefetch_inputs(a, block, t + ahead);
     T* out = a.h.at(t) + block.begin;
     for_lanes(block.n, [&](int64_t i, auto part) {
       Vec next = step(a, block, t, i, part, load(h + i));
@@ -184,7 +184,7 @@ void backward_segment(const GatedScanBackward<T>& a, const ScanSegment& segment,
     for_lanes(block.n, [&](int64_t i, auto) { store(checkpoints + p * width + i, load(h + i)); });
     if (p + 1 == pieces) break;
     for (int64_t t = begin; t < end; ++t) {
-      if (t + ahead < segment.end) prefetch_inputs(a, block, t + ahead);
+      if (t + ahead < a.tokens) prefetch_inputs(a, block, t + ahead);
       for_lanes(block.n, [&](int64_t i, auto part) { store(h + i, step(a, block, t, i, part, load(h + i))); });
     }
   }
@@ -225,9 +225,12 @@ void backward(const GatedScanBackward<T>& a) {
     walk_group(
         a.table, a.tokens, first, group, groups,
         [&](int64_t s) {
-          float* rows = shared ? initial_of_segment + s * a.channels : a.d_initial + a.table[s].from * a.channels;
-          bool wanted = wants_initial && a.table[s].from >= 0;
-          backward_segment(a, a.table[s], block, d_bias, wanted ? rows + block.begin : nullptr);
+          float* d_initial = nullptr;
+          if (wants_initial && a.table[s].from >= 0) {
+            float* row = shared ? initial_of_segment + s * a.channels : a.d_initial + a.table[s].from * a.channels;
+            d_initial = row + block.begin;
+          }
+          backward_segment(a, a.table[s], block, d_bias, d_initial);
         },
         [&](int64_t begin, int64_t end) {
           clear(a.d_x, block, begin, end);
