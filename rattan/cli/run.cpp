@@ -1,10 +1,13 @@
 #include "rattan/cli/run.h"
 
+#include <c10/util/Exception.h>
 #include <fmt/core.h>
 #include <malloc.h>
 
+#include <cstring>
 #include <nlohmann/json.hpp>
 
+#include "rattan/base/config.h"
 #include "rattan/base/error.h"
 #include "rattan/cli/verbs.h"
 
@@ -19,9 +22,26 @@ void keep_freed_memory() {
   mallopt(M_TOP_PAD, 64 << 20);
 }
 
-int report(const char* what, int code) {
+int report(const std::string& what, int code) {
   fmt::print(stderr, "rattan: {}\n", what);
   return code;
+}
+
+// What was printed may still lie in a buffer, and the disk behind it may be full.
+int finish() {
+  if (std::fflush(stdout) == 0) return 0;
+  return report(fmt::format("cannot write standard output: {}", std::strerror(errno)), 1);
+}
+
+void require_known_verb(const std::string& word) {
+  std::vector<std::string> known;
+  for (const Verb& verb : verbs()) {
+    if (word == verb.name) return;
+    known.emplace_back(verb.name);
+  }
+  const std::string near = nearest(word, known);
+  fail_input("there is no verb '{}'{}; `rattan --help` lists them", word,
+             near.empty() ? "" : fmt::format(" (did you mean '{}'?)", near));
 }
 
 }  // namespace run_file
@@ -38,8 +58,13 @@ int run(int argc, char** argv) {
   app.set_version_flag("--version", RATTAN_VERSION);
   for (const Verb& verb : verbs()) verb.declare(*app.add_subcommand(verb.name, verb.summary));
   try {
+    if (argc < 2) {
+      fmt::print(stderr, "{}", app.help());
+      return 2;
+    }
+    if (argv[1][0] != '-') require_known_verb(argv[1]);
     app.parse(argc, argv);
-    return 0;
+    return finish();
   } catch (const CLI::Success& help_or_version) {
     return app.exit(help_or_version);
   } catch (const CLI::ParseError& error) {
@@ -49,6 +74,8 @@ int run(int argc, char** argv) {
     return report(error.what(), 130);
   } catch (const InputError& error) {
     return report(error.what(), 2);
+  } catch (const c10::Error& error) {
+    return report(error.what_without_backtrace(), 1);
   } catch (const std::exception& error) {
     return report(error.what(), 1);
   }
