@@ -46,13 +46,29 @@ template <int V, class T>
 __device__ Pack<T, V> load_pack(const T* p) {
   return *reinterpret_cast<const Pack<T, V>*>(p);
 }
+// The same for global memory that the kernel does not write: such loads may move above earlier stores.
+template <int V, class T>
+__device__ Pack<T, V> load_constant(const T* p) {
+  constexpr int bytes = V * sizeof(T);
+  Pack<T, V> pack;
+  if constexpr (bytes == 16) {
+    *reinterpret_cast<uint4*>(&pack) = __ldg(reinterpret_cast<const uint4*>(p));
+  } else if constexpr (bytes == 8) {
+    *reinterpret_cast<uint2*>(&pack) = __ldg(reinterpret_cast<const uint2*>(p));
+  } else if constexpr (bytes == 4) {
+    *reinterpret_cast<unsigned*>(&pack) = __ldg(reinterpret_cast<const unsigned*>(p));
+  } else {
+    *reinterpret_cast<unsigned short*>(&pack) = __ldg(reinterpret_cast<const unsigned short*>(p));
+  }
+  return pack;
+}
 template <class T, int V>
 __device__ void store_pack(T* p, const Pack<T, V>& pack) {
   *reinterpret_cast<Pack<T, V>*>(p) = pack;
 }
 
 // E consecutive elements a lane of a row of `dim`; channels beyond it, and all if not `in`, are 0.
-// `vector`: 16-byte accesses are allowed and dim is a multiple of them.
+// `vector`: 16-byte accesses are allowed and dim is a multiple of them; the kernel must not write such rows before.
 template <class T, int E>
 __device__ void load_lane(float (&x)[E], const T* row, int dim, bool vector, bool in = true) {
   constexpr int V = E * sizeof(T) <= 16 ? E : 16 / sizeof(T);
@@ -63,7 +79,7 @@ __device__ void load_lane(float (&x)[E], const T* row, int dim, bool vector, boo
       Pack<T, V> pack;
 #pragma unroll
       for (int i = 0; i < V; ++i) pack.item[i] = from_float<T>(0.0f);
-      if (in && first + e < dim) pack = load_pack<V>(row + first + e);
+      if (in && first + e < dim) pack = load_constant<V>(row + first + e);
 #pragma unroll
       for (int i = 0; i < V; ++i) x[e + i] = as_float(pack.item[i]);
     } else {

@@ -22,6 +22,7 @@ struct Memory {
   static constexpr int row_groups = Shape::rows / 16;
   static constexpr int column_groups = Shape::rows == 32 ? 4 : 2;
   static constexpr int threads = 32 * row_groups * column_groups;
+  static constexpr int blocks = Shape::rows == 64 ? 2 : 1;   // on one multiprocessor: at most 128 registers a thread
   static constexpr int NS = Shape::rows / column_groups / 8, ND = D / column_groups / 8;
   struct Rows {
     Intervals<Shape::rows> intervals;
@@ -63,7 +64,7 @@ __device__ void load_statistics(typename Memory<T, D>::Rows& rows, const Interva
 }
 
 template <class T, int D, class U>
-__global__ void __launch_bounds__(Memory<T, D>::threads) query_kernel(IntervalBackward<T, U> a) {
+__global__ void __launch_bounds__(Memory<T, D>::threads, Memory<T, D>::blocks) query_kernel(IntervalBackward<T, U> a) {
   using M = Memory<T, D>;
   using Shape = typename M::Shape;
   constexpr int R = Shape::rows, stride = Shape::stride;
@@ -141,7 +142,7 @@ __global__ void __launch_bounds__(Memory<T, D>::threads) query_kernel(IntervalBa
 }
 
 template <class T, int D, class U>
-__global__ void __launch_bounds__(Memory<T, D>::threads) key_kernel(IntervalBackward<T, U> a) {
+__global__ void __launch_bounds__(Memory<T, D>::threads, Memory<T, D>::blocks) key_kernel(IntervalBackward<T, U> a) {
   using M = Memory<T, D>;
   using Shape = typename M::Shape;
   constexpr int R = Shape::rows, stride = Shape::stride;

@@ -7,8 +7,8 @@
 //
 // Chunk step: a block is up to 8 warps, each with another head of one group, that walk in step over the tokens of
 // a run of chunks. A chunk is cut into pieces of S tokens: a walk forward leaves the state at the start of each
-// piece in scratch; then, piece by piece from the last, the S states are made again in registers and the reverse
-// scan runs over them. dk' and dq of a piece are added up over the warps through shared memory, in order.
+// piece in scratch; then, piece by piece from the last, the S states are made again in shared memory and the reverse
+// scan runs over them, leaving dk' and dq in the place of the states, which are then added up over the warps in order.
 #include <cmath>
 
 #include "rattan/kernels/cuda/interval_attention.h"
@@ -22,7 +22,7 @@ namespace rat_backward_file {
 constexpr int kMaxWarps = 8;
 constexpr int64_t kMaxRuns = 1024;   // blocks along the chunks
 
-// Tokens a piece for E channels a lane: two states of S E registers.
+// Tokens a piece for E channels a lane: eight warps with two rows a token take 64 KB of shared memory at most.
 template <int E>
 constexpr int kPiece = E >= 2 ? 32 / E : 16;
 int64_t piece(int64_t dim) { return dim <= 64 ? 16 : dim <= 128 ? 8 : 4; }
@@ -95,6 +95,37 @@ struct Token {
   }
 };
 
+// What the reverse scan reads of a token besides its gate, key and value. All of it is loaded one token ahead.
+template <class T, int E>
+struct Ahead {
+  Token<T, E> token;
+  float q[E], z[E], y[E], d_out[E], lse;
+
+  __device__ void load(const Kernel<T>& p, const RatColumns& columns, int64_t n, int64_t head, int64_t of_group,
+                       const float (&bias)[E]) {
+    const int dim = static_cast<int>(p.a.shape.dim);
+    const int64_t own = head * dim;
+    token.load(p, columns, n, own, of_group, bias, true);
+    load_lane(q, at(p.a.proj, n) + columns.q + of_group, dim, p.vector);
+    load_lane(z, at(p.a.proj, n) + columns.z + own, dim, p.vector);
+    load_lane(y, at(p.a.y, n) + own, dim, p.vector);
+    load_lane(d_out, at(p.a.d_out, n) + own, dim, p.vector);
+    lse = p.a.lse[n * p.a.shape.heads + head];
+  }
+};
+
+// A lane's channels in shared memory, without bank conflicts: channel e of lane t at e 32 + t.
+template <int E>
+__device__ void put(float* shared, const float (&x)[E]) {
+#pragma unroll
+  for (int e = 0; e < E; ++e) shared[e * 32 + threadIdx.x % 32] = x[e];
+}
+template <int E>
+__device__ void get(const float* shared, float (&x)[E]) {
+#pragma unroll
+  for (int e = 0; e < E; ++e) x[e] = shared[e * 32 + threadIdx.x % 32];
+}
+
 template <int E>
 __device__ float dot(const float (&x)[E], const float (&y)[E]) {
   float sum = 0;
@@ -105,12 +136,12 @@ __device__ float dot(const float (&x)[E], const float (&y)[E]) {
 
 // blockIdx: run of chunks, group, slice of the group's heads.
 template <class T, int E>
-__global__ void __launch_bounds__(kMaxWarps * 32) chunk_kernel(Kernel<T> p) {
+__global__ void __launch_bounds__(kMaxWarps * 32, E < 8 ? 2 : 1) chunk_kernel(Kernel<T> p) {
   constexpr int S = kPiece<E>;
   extern __shared__ float shared[];   // [warps][S][2][32 E]
   const RatShape& shape = p.a.shape;
   const RatColumns columns(shape);
-  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int warps = blockDim.x / 32, warp = threadIdx.x / 32;
   const int dim = static_cast<int>(shape.dim), group = blockIdx.y;
   const int64_t head = group + (int64_t{blockIdx.z} * kMaxWarps + warp) * shape.groups;
   const bool active = head < shape.heads;
@@ -125,6 +156,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32) chunk_kernel(Kernel<T> p) {
   for (int64_t chunk = first_chunk; chunk < last_chunk; ++chunk) {
     const RatChunk c = p.a.table[chunk];
     const int64_t length = c.end - c.begin, pieces = (length + S - 1) / S;
+    const bool alone = c.first >= c.slot;
     float start_k[E], start_v[E], state_k[E], state_v[E];
     load_lane(start_k, c.from >= 0 ? at(p.a.running_k, c.from, head) : nullptr, dim, false, active && c.from >= 0);
     load_lane(start_v, c.from >= 0 ? at(p.a.running_v, c.from, head) : nullptr, dim, false, active && c.from >= 0);
@@ -176,41 +208,50 @@ __global__ void __launch_bounds__(kMaxWarps * 32) chunk_kernel(Kernel<T> p) {
             state_v[e] = start_v[e];
           }
         }
-        float ks[S + 1][E], vs[S + 1][E];   // [j]: the state before token j of the piece
+        float first_k[E], first_v[E];   // the state before the piece
 #pragma unroll
         for (int e = 0; e < E; ++e) {
-          ks[0][e] = state_k[e];
-          vs[0][e] = state_v[e];
+          first_k[e] = state_k[e];
+          first_v[e] = state_v[e];
         }
-#pragma unroll
+#pragma unroll 4
         for (int j = 0; j < S; ++j) {
           Token<T, E> token;
           token.load(p, columns, j < count ? n0 + j : n0, own, of_group, bias, j < count);
           token.step(state_k, state_v);
-#pragma unroll
-          for (int e = 0; e < E; ++e) {
-            ks[j + 1][e] = state_k[e];
-            vs[j + 1][e] = state_v[e];
-          }
+          put(mine + j * 64 * E, state_k);
+          put(mine + j * 64 * E + 32 * E, state_v);
         }
-#pragma unroll
-        for (int j = S - 1; j >= 0; --j) {
-          if (j >= count) continue;
+        Ahead<T, E> next;
+        next.load(p, columns, n0 + count - 1, head, of_group, bias);
+        get(mine + (count - 1) * 64 * E, state_k);
+        get(mine + (count - 1) * 64 * E + 32 * E, state_v);
+#pragma unroll 2
+        for (int j = count - 1; j >= 0; --j) {
           const int64_t n = n0 + j;
-          Token<T, E> token;
-          token.load(p, columns, n, own, of_group, bias, true);
-          float q[E], z[E], y[E], d_out[E], dy[E];
-          load_lane(q, at(p.a.proj, n) + columns.q + of_group, dim, p.vector);
-          load_lane(z, at(p.a.proj, n) + columns.z + own, dim, p.vector);
-          load_lane(y, at(p.a.y, n) + own, dim, p.vector);
-          load_lane(d_out, at(p.a.d_out, n) + own, dim, p.vector);
+          const Ahead<T, E> now = next;
+          if (j > 0) next.load(p, columns, n - 1, head, of_group, bias);
+          const Token<T, E>& token = now.token;
+          const auto &q = now.q, &y = now.y, &d_out = now.d_out;
+          float z[E], dy[E], before_k[E], before_v[E];
+          if (j > 0) {
+            get(mine + (j - 1) * 64 * E, before_k);
+            get(mine + (j - 1) * 64 * E + 32 * E, before_v);
+          } else {
+#pragma unroll
+            for (int e = 0; e < E; ++e) {
+              before_k[e] = first_k[e];
+              before_v[e] = first_v[e];
+            }
+          }
 #pragma unroll
           for (int e = 0; e < E; ++e) {
-            z[e] = sigmoid(z[e]);
+            z[e] = sigmoid(now.z[e]);
             dy[e] = z[e] * d_out[e];
           }
-          const float probability = expf(dot(q, ks[j + 1]) * scale - p.a.lse[n * shape.heads + head]);
-          const float d_score = probability * (dot(dy, vs[j + 1]) - dot(dy, y)) * scale;
+          const float probability = expf(dot(q, state_k) * scale - now.lse);
+          // A softmax over the local entry alone has no gradient, exactly; delta from a rounded y would give some.
+          const float d_score = alone ? 0.0f : probability * (dot(dy, state_v) - dot(dy, y)) * scale;
           T* d_row = at(p.a.d_proj, n);
           float dk[E], dq[E], dv[E], dg[E];
 #pragma unroll
@@ -218,16 +259,18 @@ __global__ void __launch_bounds__(kMaxWarps * 32) chunk_kernel(Kernel<T> p) {
             const float g = token.g[e];
             const float lambda = d_score * q[e] + flow_k[e], mu = probability * dy[e] + flow_v[e];
             dk[e] = (1 - g) * lambda;
-            dq[e] = d_score * ks[j + 1][e];
+            dq[e] = d_score * state_k[e];
             dv[e] = (1 - g) * mu;
-            dg[e] = g * (1 - g) * (lambda * (ks[j][e] - token.k[e]) + mu * (vs[j][e] - token.v[e]));
+            dg[e] = g * (1 - g) * (lambda * (before_k[e] - token.k[e]) + mu * (before_v[e] - token.v[e]));
             d_bias[e] += dg[e];
             flow_k[e] = g * lambda;
             flow_v[e] = g * mu;
             z[e] = z[e] * (1 - z[e]) * d_out[e] * y[e];
-            mine[(j * 2) * 32 * E + e * 32 + lane] = dk[e];
-            mine[(j * 2 + 1) * 32 * E + e * 32 + lane] = dq[e];
+            state_k[e] = before_k[e];
+            state_v[e] = before_v[e];
           }
+          put(mine + j * 64 * E, dk);   // the state after this token is no longer needed
+          put(mine + j * 64 * E + 32 * E, dq);
           store_lane(d_row + columns.v + own, dv, dim, p.vector);
           store_lane(d_row + columns.g + own, dg, dim, p.vector);
           store_lane(d_row + columns.z + own, z, dim, p.vector);
