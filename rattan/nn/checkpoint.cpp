@@ -3,6 +3,8 @@
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <optional>
+
 #include "rattan/base/error.h"
 
 namespace rattan::nn {
@@ -61,9 +63,10 @@ struct Capsule : torch::CustomClassHolder {
 
 class Checkpoint : public torch::autograd::Function<Checkpoint> {
  public:
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& pending,
+  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& branch,
                                std::shared_ptr<Recompute> recipe, Rng* rng, Sink* sink) {
     at::NoGradGuard no_grad;
+    const at::Tensor pending = branch.value_or(at::Tensor());
     Outputs out = run(*recipe, x, pending, Mode::train, rng, *sink);
     recipe->loss_names = out.loss_names;
     ctx->save_for_backward({x, pending});
@@ -100,7 +103,9 @@ void checkpointed_forward(Block& block, Stream& stream, Call& call) {
                                                       call.step, call.core, call.source, call.knobs});
   Sink sink;
   if (call.sink) sink.wanted = call.sink->wanted;
-  const variable_list out = Checkpoint::apply(stream.x, stream.pending, recipe, call.rng, &sink);
+  // An undefined tensor cannot be an input of a custom function; an empty optional can.
+  const auto pending = stream.pending.defined() ? std::optional(stream.pending) : std::nullopt;
+  const variable_list out = Checkpoint::apply(stream.x, pending, recipe, call.rng, &sink);
   const size_t tensors = out.size() - 2 * recipe->loss_names.size();
   stream = {out[0], tensors == 2 ? out[1] : at::Tensor()};
   if (!call.sink) return;

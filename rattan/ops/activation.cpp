@@ -63,8 +63,9 @@ Tensor call(Activation kind, const Tensor& a, const Tensor& b) {
 
 class Apply : public torch::autograd::Function<Apply> {
  public:
-  static variable_list forward(AutogradContext* ctx, int64_t kind, const Tensor& a, const Tensor& b) {
+  static variable_list forward(AutogradContext* ctx, int64_t kind, const Tensor& a, const OptionalTensor& b_in) {
     at::AutoDispatchBelowADInplaceOrView below;
+    const Tensor b = value_or_undefined(b_in);
     ctx->save_for_backward({a, b});
     ctx->saved_data["kind"] = kind;
     return {activation_file::call(static_cast<Activation>(kind), a, b)};
@@ -80,9 +81,9 @@ class Apply : public torch::autograd::Function<Apply> {
 template <Activation kind>
 Tensor forward_of(const Tensor& a, const Tensor& b) { return forward(kind, a, b); }
 template <Activation kind>
-Tensor differentiable_of(const Tensor& a, const Tensor& b) { return Apply::apply(static_cast<int64_t>(kind), a, b)[0]; }
+Tensor differentiable_of(const Tensor& a, const Tensor& b) { return Apply::apply(static_cast<int64_t>(kind), a, OptionalTensor(b))[0]; }
 Tensor gelu_forward(const Tensor& a) { return forward(Activation::gelu, a, {}); }
-Tensor gelu_differentiable(const Tensor& a) { return Apply::apply(static_cast<int64_t>(Activation::gelu), a, Tensor())[0]; }
+Tensor gelu_differentiable(const Tensor& a) { return Apply::apply(static_cast<int64_t>(Activation::gelu), a, OptionalTensor())[0]; }
 
 void kernels_of(torch::Library& m) {
   m.impl("gelu", gelu_forward);
