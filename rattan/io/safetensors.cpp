@@ -65,9 +65,10 @@ std::string printable(const std::string& name) {
 struct Header {
   struct Entry {
     std::string name;
-    std::optional<StoredType> type;
-    std::optional<Shape> shape;
-    std::optional<std::vector<int64_t>> offsets;
+    StoredType type = StoredType::u8;
+    Shape shape;
+    std::vector<int64_t> offsets;
+    bool has_type = false, has_shape = false, has_offsets = false;
   };
   std::vector<Entry> entries;
   std::map<std::string, std::string> metadata;
@@ -86,7 +87,7 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool number_unsigned(number_unsigned_t value) override {
     if (place_ != Place::shape && place_ != Place::offsets) return wrong(fmt::format("{}", value));
     if (value > static_cast<uint64_t>(INT64_MAX)) return wrong(fmt::format("{}", value));
-    std::vector<int64_t>& list = place_ == Place::shape ? *entry().shape : *entry().offsets;
+    std::vector<int64_t>& list = place_ == Place::shape ? entry().shape : entry().offsets;
     if (list.size() == kMaxRank) fail_input("{}: tensor '{}' has more than {} sizes", source_, name(), kMaxRank);
     list.push_back(static_cast<int64_t>(value));
     return true;
@@ -103,7 +104,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
     if (row == kTypes.end()) {
       fail_input("{}: tensor '{}' has the dtype '{}', which is not supported", source_, name(), printable(value));
     }
-    if (entry().type) return twice();
+    if (entry().has_type) return twice();
+    entry().has_type = true;
     entry().type = row->type;
     return true;
   }
@@ -115,7 +117,8 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
       seen_metadata_ = true;
       place_ = Place::metadata;
     } else if (place_ == Place::top) {
-      header_.entries.push_back({key_, {}, {}, {}});
+      header_.entries.emplace_back();
+      entry().name = key_;
       place_ = Place::tensor;
     } else {
       return wrong("an object");
@@ -125,11 +128,11 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   bool end_object() override {
     if (place_ == Place::tensor) {
       const Header::Entry& e = entry();
-      if (!e.type || !e.shape || !e.offsets) {
+      if (!e.has_type || !e.has_shape || !e.has_offsets) {
         fail_input("{}: tensor '{}' lacks '{}'", source_, name(),
-                   !e.type    ? "dtype"
-                   : !e.shape ? "shape"
-                              : "data_offsets");
+                   !e.has_type    ? "dtype"
+                   : !e.has_shape ? "shape"
+                                  : "data_offsets");
       }
     }
     place_ = place_ == Place::top ? Place::outside : Place::top;
@@ -144,12 +147,12 @@ class HeaderReader : public nlohmann::json_sax<nlohmann::json> {
   }
   bool start_array(std::size_t) override {
     if (place_ == Place::tensor && key_ == "shape") {
-      if (entry().shape) return twice();
-      entry().shape.emplace();
+      if (entry().has_shape) return twice();
+      entry().has_shape = true;
       place_ = Place::shape;
     } else if (place_ == Place::tensor && key_ == "data_offsets") {
-      if (entry().offsets) return twice();
-      entry().offsets.emplace();
+      if (entry().has_offsets) return twice();
+      entry().has_offsets = true;
       place_ = Place::offsets;
     } else {
       return wrong("a list");
@@ -218,23 +221,23 @@ Header read_header(std::span<const std::byte> file, const std::string& source) {
 // Turns an entry into a tensor of `data`.
 StoredTensor place_entry(const Header::Entry& entry, std::span<const std::byte> data, const std::string& source) {
   std::string name = printable(entry.name);
-  std::optional<int64_t> bytes = size_in_bytes(*entry.type, *entry.shape);
-  if (!bytes) fail_input("{}: tensor '{}': the shape {} is too large", source, name, shape_text(*entry.shape));
-  if (entry.offsets->size() != 2) {
+  std::optional<int64_t> bytes = size_in_bytes(entry.type, entry.shape);
+  if (!bytes) fail_input("{}: tensor '{}': the shape {} is too large", source, name, shape_text(entry.shape));
+  if (entry.offsets.size() != 2) {
     fail_input("{}: tensor '{}': data_offsets must be [begin, end], got {} numbers", source, name,
-               entry.offsets->size());
+               entry.offsets.size());
   }
-  int64_t begin = (*entry.offsets)[0], end = (*entry.offsets)[1];
+  int64_t begin = entry.offsets[0], end = entry.offsets[1];
   if (begin > end) fail_input("{}: tensor '{}': data_offsets [{}, {}] run backwards", source, name, begin, end);
   if (end - begin != *bytes) {
     fail_input("{}: tensor '{}': {} {} takes {} bytes, data_offsets [{}, {}] hold {}", source, name,
-               name_of(*entry.type), shape_text(*entry.shape), *bytes, begin, end, end - begin);
+               name_of(entry.type), shape_text(entry.shape), *bytes, begin, end, end - begin);
   }
   if (static_cast<uint64_t>(end) > data.size()) {
     fail_input("{}: truncated: tensor '{}' ends at byte {} of the data, the file holds {}", source, name, end,
                data.size());
   }
-  return {entry.name, *entry.type, *entry.shape,
+  return {entry.name, entry.type, entry.shape,
           data.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(*bytes))};
 }
 

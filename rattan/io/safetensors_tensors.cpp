@@ -65,7 +65,7 @@ std::map<std::string, at::Tensor> load_tensors(const std::filesystem::path& path
   return out;
 }
 
-void load_into(at::Tensor target, const StoredTensor& stored, const std::string& source) {
+void load_into(const at::Tensor& target, const StoredTensor& stored, const std::string& source) {
   if (target.sizes() != at::IntArrayRef(stored.shape)) {
     fail_input("{}: tensor '{}' has the shape {}, expected {}", source, stored.name, shape_text(stored.shape),
                shape_text(target.sizes().vec()));

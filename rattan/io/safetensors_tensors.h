@@ -20,7 +20,7 @@ std::map<std::string, at::Tensor> load_tensors(const std::filesystem::path& path
 
 // Copies stored values into a tensor of the same shape, on its device and in its dtype (so a bf16 file fills fp32
 // parameters), without a gradient graph. InputError names `source` and the tensor if the shapes differ.
-void load_into(at::Tensor target, const StoredTensor& stored, const std::string& source);
+void load_into(const at::Tensor& target, const StoredTensor& stored, const std::string& source);
 
 // Any device, strides and requires_grad; one tensor at a time is brought to contiguous CPU memory.
 void save_tensors(const std::filesystem::path& path, const std::map<std::string, at::Tensor>& tensors,
