@@ -100,7 +100,9 @@ class RatBackwardRun {
   void run_tiles(int64_t begin, int64_t end, int64_t h) {
     Scratch work(RatBackwardTile<T>::bytes(shape.dim));
     RatBackwardTile<T> tile(a, plan, states, grad, h, work);
+    tile.prefetch(plan.tiles[end - 1]);
     for (int64_t t = end - 1; t >= begin; --t) {
+      if (t > begin) tile.prefetch(plan.tiles[t - 1]);
       int64_t row = (h * round_tokens + offsets[t]) * padded;
       tile.run(plan.tiles[t], grad.dq + row, grad.dk + row);
     }

@@ -37,6 +37,22 @@ class RatBackwardTile {
            Scratch::size<float>(w.padded);
   }
 
+  // Asks for what run() will read and write.
+  void prefetch(const RatTile& tile) const {
+    int64_t begin = a.table[tile.chunk].begin + tile.skip, n = tile.tokens;
+    if (begin + n > shape.tokens) return;
+    const int64_t read[] = {at.v, at.g, at.z, at.k, at.q};
+    for (int64_t column : read) {
+      prefetch_columns(a.proj.at(begin) + column, a.proj.row, n, shape.dim);
+    }
+    prefetch_columns(a.y.at(begin) + at.z, a.y.row, n, shape.dim);
+    prefetch_columns(a.d_out.at(begin) + at.z, a.d_out.row, n, shape.dim);
+    const int64_t written[] = {at.v, at.g, at.z};
+    for (int64_t column : written) {
+      prefetch_columns(a.d_proj.at(begin) + column, a.d_proj.row, n, shape.dim);
+    }
+  }
+
   // `dq` and `dk` are this head's rows [tokens][padded] of the tile.
   void run(const RatTile& tile, float* dq, float* dk) {
     n_ = round_up(tile.tokens, W);

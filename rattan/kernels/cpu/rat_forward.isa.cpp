@@ -22,14 +22,16 @@ class RatForwardRun {
   void run() {
     clear_padding();
     gather_running(plan, shape, a.table, a.running_k, a.running_v, states);
-    // Few long chunks are divided by heads, many chunks by chunks.
-    int64_t head_tasks = plan.group_count >= 16 ? 1 : shape.heads;
+    // Few long chunks are divided by heads, many chunks by chunks; the little work of a step is not divided.
+    bool little = shape.tokens * shape.heads * shape.dim < 16384;
+    int64_t head_tasks = plan.group_count >= 16 || little ? 1 : shape.heads;
     parallel_for(plan.group_count * head_tasks, [&](int64_t task) {
       RatGroup group = plan.groups[task / head_tasks];
       int64_t from = task % head_tasks, to = head_tasks == 1 ? shape.heads : from + 1;
       for (int64_t j = group.chunk; j < group.chunk + group.chunks; ++j) write_ends(j, from, to);
     });
     run_stream();
+    if (plan.only_streams) return;
     int64_t sets = plan.tile_count * shape.groups >= 16 ? shape.groups : shape.heads;
     parallel_for(plan.tile_count * sets, [&](int64_t task) {
       // Later tiles see more; they go first.
@@ -61,6 +63,8 @@ class RatForwardRun {
     float* v = work.take<float>(padded);
     const RatChunk& chunk = a.table[j];
     for (int64_t h = from; h < to; ++h) {
+      if (h == from) prefetch_recurrence(chunk, h);
+      if (h + 1 < to) prefetch_recurrence(chunk, h + 1);
       run_chunk(shape, plan, a.table, a.proj, a.gate_bias, states, j, h, k, v);
       if (chunk.to >= 0) {
         store_row(k, shape.dim, a.final_k.at(chunk.to, h));
@@ -70,6 +74,24 @@ class RatForwardRun {
       store_row(k, shape.dim, a.ends_k.at(chunk.slot, h));
       store_row(v, shape.dim, a.ends_v.at(chunk.slot, h));
     }
+  }
+
+  void prefetch_recurrence(const RatChunk& chunk, int64_t h) const {
+    RatColumns at(shape, h);
+    int64_t rows = chunk.end - chunk.begin < tile_rows ? chunk.end - chunk.begin : tile_rows;
+    const T* x = a.proj.at(chunk.begin);
+    const int64_t columns[] = {at.v, at.g, at.k};
+    for (int64_t column : columns) prefetch_columns(x + column, a.proj.row, rows, shape.dim);
+  }
+  void prefetch_tile(const RatTile& tile, int64_t h) const {
+    RatColumns at(shape, h);
+    int64_t begin = a.table[tile.chunk].begin + tile.skip;
+    if (begin + tile.tokens > shape.tokens) return;
+    const T* x = a.proj.at(begin);
+    const int64_t columns[] = {at.v, at.g, at.z};
+    for (int64_t column : columns) prefetch_columns(x + column, a.proj.row, tile.tokens, shape.dim);
+    prefetch_columns(a.out.at(begin) + at.z, a.out.row, tile.tokens, shape.dim);
+    if (a.y.data) prefetch_columns(a.y.at(begin) + at.z, a.y.row, tile.tokens, shape.dim);
   }
 
   // out = z y and what is saved, for one token and head.
@@ -101,10 +123,12 @@ class RatForwardRun {
     float* hi = work.take<float>(tile_rows);
     int64_t first = a.table[tile.chunk].first, last = a.table[tile.chunk + tile.chunks - 1].slot;
     int64_t full = a.table[tile.chunk].slot;   // ends before this one are seen by every token
+    prefetch_tile(tile, set);
     load_queries(tile, RatColumns(shape, set).q, n, queries, rotated);
     softmax.n = n;
     softmax.q = packer.pack(n, rotated).transposed;
     for (int64_t h = set; h < shape.heads; h += sets) {
+      if (h + sets < shape.heads) prefetch_tile(tile, h + sets);
       run_recurrence(shape, plan, a.table, tile, a.proj, a.gate_bias, states, h, keys, softmax.out,
                      static_cast<float*>(nullptr));
       for (int64_t i = 0; i < n; ++i) {   // the local entry

@@ -79,9 +79,13 @@ RatPlan::RatPlan(const RatShape& shape, const RatChunk* table) : data_(new Data)
       d.groups.push_back({j, 1});
     }
   }
+  only_streams = true;
   for (RatTile& tile : d.tiles) {
     d.sequences[static_cast<std::size_t>(tile.sequence)].tiles += 1;
-    if (tile.tokens != 1) continue;
+    if (tile.tokens != 1) {
+      only_streams = false;
+      continue;
+    }
     int32_t seen = table[tile.chunk].slot - table[tile.chunk].first;
     int32_t parts = std::max(1, (seen + rat_stream_ends - 1) / rat_stream_ends);
     int32_t index = static_cast<int32_t>(&tile - d.tiles.data());

@@ -11,7 +11,7 @@
 namespace rattan::kernels {
 
 constexpr int32_t rat_tile_tokens = 64;
-constexpr int32_t rat_stream_ends = 1024;   // most ends of one part of a stream
+constexpr int32_t rat_stream_ends = 512;    // most ends of one part of a stream
 
 struct RatTile {
   int32_t chunk, chunks;   // rows of the table
@@ -50,6 +50,7 @@ class RatPlan {
   const int32_t* piece_state;   // [chunks] states row of the chunk's second piece; the next ones follow
   const int32_t* padding;       // token rows in no chunk
   int64_t tile_count, sequence_count, group_count, stream_count, padding_count, state_count;
+  bool only_streams;            // all tiles have one token
   bool has_pieces;              // some chunk is longer than a tile
   bool sequences_overlap;       // some end row is seen or written by two sequences
 

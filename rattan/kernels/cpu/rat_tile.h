@@ -1,5 +1,7 @@
 // What forward and backward of RAT share: the columns of one head, the recurrence of a tile, the rotation.
 #pragma once
+#include <initializer_list>
+
 #include "rattan/kernels/cpu/pack.h"
 #include "rattan/kernels/cpu/rat_plan.h"
 #include "rattan/kernels/rat.h"
@@ -69,6 +71,17 @@ struct RatSpan {
     if (end - begin > tile.tokens) end = begin + tile.tokens;
   }
 };
+
+// Asks for columns of a run of token rows ahead of their use. A head touches two to four lines a row, rows lie
+// kilobytes apart, and the processor's own prefetchers do not follow such a walk.
+template <class T>
+void prefetch_columns(const T* x, int64_t row, int64_t rows, int64_t dim) {
+  constexpr int64_t line = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < rows; ++i, x += row) {
+    for (int64_t c = 0; c < dim; c += line) __builtin_prefetch(x + c, 0, 2);
+    __builtin_prefetch(x + dim - 1, 0, 2);
+  }
+}
 
 // Running keys and values of the tile's tokens, [tokens][padded], and the gates where `gate` is not null.
 template <class T>
