@@ -61,10 +61,15 @@ struct Case {
   Rows<T> q, k, v, d_o;
 
   Case(Rng& rng, Intervals intervals, int64_t heads, int64_t kv_heads, int64_t dim)
-      : at(std::move(intervals)), heads(heads), kv_heads(kv_heads), dim(dim),
+      : at(std::move(intervals)),
+        heads(heads),
+        kv_heads(kv_heads),
+        dim(dim),
         scale(1 / std::sqrt(static_cast<float>(dim))),
-        q(Rows<T>::normal(rng, at.queries, heads * dim, 5, 1.5)), k(Rows<T>::normal(rng, at.keys, kv_heads * dim, 3)),
-        v(Rows<T>::normal(rng, at.keys, kv_heads * dim, 1)), d_o(Rows<T>::normal(rng, at.queries, heads * dim, 2)) {}
+        q(Rows<T>::normal(rng, at.queries, heads * dim, 5, 1.5)),
+        k(Rows<T>::normal(rng, at.keys, kv_heads * dim, 3)),
+        v(Rows<T>::normal(rng, at.keys, kv_heads * dim, 1)),
+        d_o(Rows<T>::normal(rng, at.queries, heads * dim, 2)) {}
 
   ref::Attention problem() const {
     return {at.queries, at.keys, heads, kv_heads, dim, scale, at.begin, at.end, q.values(), k.values(), v.values()};

@@ -18,7 +18,7 @@ struct Sizes {
 
 struct Layout {
   std::vector<RatChunk> table;
-  std::vector<bool> written_before;   // [ends] rows that hold an end before the call
+  std::vector<bool> written_before;  // [ends] rows that hold an end before the call
   int64_t tokens = 0, ends = 0, state_rows = 0;
 };
 
@@ -63,11 +63,20 @@ struct Case {
   std::vector<float> bias, cos, sin;
 
   Case(Rng& rng, Sizes s, const std::vector<Sequence>& sequences, bool rotate, int64_t gap = 0)
-      : sizes(s), layout(lay_out(sequences, s.chunk, gap)), shape(make_shape()),
-        proj(Rows<T>::normal(rng, shape.tokens, shape.width(), 3)), d_out(Rows<T>::normal(rng, shape.tokens, width(), 1)),
-        ends_k(ends(rng)), ends_v(ends(rng)), running_k(states(rng)), running_v(states(rng)), d_final_k(states(rng)),
-        d_final_v(states(rng)), d_ends_k(Rows<float>::normal(rng, shape.ends, width(), 5)),
-        d_ends_v(Rows<float>::normal(rng, shape.ends, width(), 5)), bias(random_floats(rng, width())) {
+      : sizes(s),
+        layout(lay_out(sequences, s.chunk, gap)),
+        shape(make_shape()),
+        proj(Rows<T>::normal(rng, shape.tokens, shape.width(), 3)),
+        d_out(Rows<T>::normal(rng, shape.tokens, width(), 1)),
+        ends_k(ends(rng)),
+        ends_v(ends(rng)),
+        running_k(states(rng)),
+        running_v(states(rng)),
+        d_final_k(states(rng)),
+        d_final_v(states(rng)),
+        d_ends_k(Rows<float>::normal(rng, shape.ends, width(), 5)),
+        d_ends_v(Rows<float>::normal(rng, shape.ends, width(), 5)),
+        bias(random_floats(rng, width())) {
     if (!rotate) return;
     int64_t positions = 1;
     for (const RatChunk& entry : layout.table) positions = std::max<int64_t>(positions, entry.position + 1);
@@ -78,8 +87,8 @@ struct Case {
   int64_t width() const { return sizes.heads * sizes.dim; }
 
   ref::Rat problem() const {
-    ref::Rat a{shape, layout.table, proj.values(), to_doubles(bias), to_doubles(cos), to_doubles(sin), ends_k.values(),
-               ends_v.values(), running_k.values(), running_v.values()};
+    ref::Rat a{shape,           layout.table,    proj.values(),   to_doubles(bias),   to_doubles(cos),
+               to_doubles(sin), ends_k.values(), ends_v.values(), running_k.values(), running_v.values()};
     return a;
   }
   ref::RatUpstream upstream() const {
@@ -111,7 +120,7 @@ struct Case {
 template <class T>
 struct Forward {
   Rows<T> out, y, ends_k, ends_v;
-  Rows<float> state_k, state_v;   // read as running and written as final state
+  Rows<float> state_k, state_v;  // read as running and written as final state
   std::vector<float> lse;
   bool operator==(const Forward& other) const {
     return out == other.out && y == other.y && ends_k == other.ends_k && ends_v == other.ends_v &&
@@ -121,8 +130,12 @@ struct Forward {
 
 template <class T>
 Forward<T> forward(const Case<T>& c, bool saving = true) {
-  Forward<T> out{Rows<T>(c.shape.tokens, c.width(), 2), Rows<T>(c.shape.tokens, c.width(), 1), c.ends_k, c.ends_v,
-                 c.running_k, c.running_v,
+  Forward<T> out{Rows<T>(c.shape.tokens, c.width(), 2),
+                 Rows<T>(c.shape.tokens, c.width(), 1),
+                 c.ends_k,
+                 c.ends_v,
+                 c.running_k,
+                 c.running_v,
                  std::vector<float>(static_cast<std::size_t>(c.shape.tokens * c.shape.heads), NAN)};
   RatForward<T> a;
   a.shape = c.shape;
@@ -153,8 +166,11 @@ struct Backward {
 
 template <class T>
 Backward<T> backward(const Case<T>& c, const Forward<T>& saved) {
-  Backward<T> out{Rows<T>(c.shape.tokens, c.shape.width(), 2), c.d_ends_k, c.d_ends_v,
-                  Rows<float>(c.layout.state_rows, c.width(), 1), Rows<float>(c.layout.state_rows, c.width(), 1),
+  Backward<T> out{Rows<T>(c.shape.tokens, c.shape.width(), 2),
+                  c.d_ends_k,
+                  c.d_ends_v,
+                  Rows<float>(c.layout.state_rows, c.width(), 1),
+                  Rows<float>(c.layout.state_rows, c.width(), 1),
                   std::vector<float>(static_cast<std::size_t>(c.width()), NAN)};
   RatBackward<T> a;
   a.shape = c.shape;
@@ -206,9 +222,9 @@ std::vector<double> named_rows(const std::vector<RatChunk>& table, int32_t RatCh
 
 template <class T>
 void check(const Case<T>& c) {
-  SCOPED_TRACE(testing::Message() << "heads " << c.sizes.heads << " groups " << c.sizes.groups << " dim "
-                                  << c.sizes.dim << " chunk " << c.sizes.chunk << " tokens " << c.shape.tokens
-                                  << " chunks " << c.shape.chunks);
+  SCOPED_TRACE(testing::Message() << "heads " << c.sizes.heads << " groups " << c.sizes.groups << " dim " << c.sizes.dim
+                                  << " chunk " << c.sizes.chunk << " tokens " << c.shape.tokens << " chunks "
+                                  << c.shape.chunks);
   const std::vector<RatChunk>& table = c.layout.table;
   ref::RatOutput expected = ref::rat_forward(c.problem());
   ref::RatGradients gradients = ref::rat_backward(c.problem(), c.upstream());
@@ -293,7 +309,7 @@ TYPED_TEST(RatTest, SequencesSideBySideWithPaddingAndEarlierState) {
   check(Case<TypeParam>(rng, {2, 2, 24, 8}, {{20}, {9}, {70}}, true, 5));
   check(Case<TypeParam>(rng, {2, 1, 16, 8}, {{20, 3, 5}, {9, 70, 0}, {1, 2, 7}, {3, 0, 4}}, true, 2));
   check(Case<TypeParam>(rng, {2, 1, 16, 100}, {{300, 2, 30}, {150, 0, 99}}, true, 1));
-  check(Case<TypeParam>(rng, {2, 1, 16, 16}, {{3000, 1, 3}}, true));   // several rounds of backward
+  check(Case<TypeParam>(rng, {2, 1, 16, 16}, {{3000, 1, 3}}, true));  // several rounds of backward
 }
 
 TYPED_TEST(RatTest, OneTokenOfManySequencesWithLongCaches) {

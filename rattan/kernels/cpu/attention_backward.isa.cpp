@@ -13,9 +13,13 @@ template <class T>
 class AttentionBackwardRun {
  public:
   explicit AttentionBackwardRun(const AttentionBackward<T>& args)
-      : a(args), plan(a.queries, a.begin, a.end, false), padded(round_up(a.dim, W)), share(a.heads / a.kv_heads),
+      : a(args),
+        plan(a.queries, a.begin, a.end, false),
+        padded(round_up(a.dim, W)),
+        share(a.heads / a.kv_heads),
         // One sum per key/value head if that makes tasks enough, else one per query head.
-        heads_of_sum(plan.cluster_count * a.kv_heads >= 8 ? share : 1), sums(a.heads / heads_of_sum),
+        heads_of_sum(plan.cluster_count * a.kv_heads >= 8 ? share : 1),
+        sums(a.heads / heads_of_sum),
         scratch(2 * Scratch::size<float>(sums * a.keys * padded) + Scratch::size<bool>(a.keys)) {
     dk = scratch.take<float>(sums * a.keys * padded);
     dv = scratch.take<float>(sums * a.keys * padded);
@@ -27,9 +31,8 @@ class AttentionBackwardRun {
   }
 
   void run() {
-    parallel_for(plan.cluster_count * sums, [&](int64_t task) {
-      run_cluster(plan.clusters[task / sums], task % sums);
-    });
+    parallel_for(plan.cluster_count * sums,
+                 [&](int64_t task) { run_cluster(plan.clusters[task / sums], task % sums); });
     parallel_for((a.keys + tile_rows - 1) / tile_rows, [&](int64_t block) {
       int64_t end = (block + 1) * tile_rows < a.keys ? (block + 1) * tile_rows : a.keys;
       for (int64_t j = block * tile_rows; j < end; ++j) write_key(j);
@@ -108,9 +111,9 @@ class AttentionBackwardRun {
   AttentionPlan plan;
   int64_t padded, share, heads_of_sum, sums;
   Scratch scratch;
-  float* dk;   // [sums][keys][padded]
+  float* dk;  // [sums][keys][padded]
   float* dv;
-  bool* seen;   // [keys] whether any query sees the key
+  bool* seen;  // [keys] whether any query sees the key
 };
 
 void attention_backward(const AttentionBackward<float>& a) { AttentionBackwardRun<float>(a).run(); }

@@ -53,8 +53,8 @@ class AttentionForwardRun {
 
   void run_tile(const AttentionTile& tile, int64_t h) {
     Widths<T> w(a.dim);
-    Scratch work(SoftmaxTile<T>::bytes(w) + QueryPacker<T>::bytes(w, false) +
-                 Scratch::size<float>(tile_rows * padded) + 2 * Scratch::size<float>(tile_rows));
+    Scratch work(SoftmaxTile<T>::bytes(w) + QueryPacker<T>::bytes(w, false) + Scratch::size<float>(tile_rows * padded) +
+                 2 * Scratch::size<float>(tile_rows));
     SoftmaxTile<T> softmax(w, a.scale, work);
     QueryPacker<T> packer(w, work, false);
     float* queries = work.take<float>(tile_rows * padded);

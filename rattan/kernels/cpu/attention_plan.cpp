@@ -65,7 +65,7 @@ std::vector<AttentionCluster> gather(const std::vector<AttentionTile>& tiles) {
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
   for (std::size_t i = 1; i < sorted.size(); ++i) {
     if (sorted[i].begin >= sorted[i - 1].end) continue;
-    int32_t end = 0;   // keys met again by later rows: all is one cluster
+    int32_t end = 0;  // keys met again by later rows: all is one cluster
     for (const AttentionCluster& cluster : clusters) end = std::max(end, cluster.end);
     return {{0, static_cast<int32_t>(tiles.size()), sorted[0].begin, end}};
   }

@@ -7,24 +7,24 @@
 namespace rattan::kernels {
 
 constexpr int32_t attention_tile_rows = 64;
-constexpr int32_t attention_stream_keys = 1024;   // most keys of one part of a stream
+constexpr int32_t attention_stream_keys = 1024;  // most keys of one part of a stream
 
 struct AttentionTile {
   int32_t row, rows;
-  int32_t begin, end;          // union of the intervals; begin == end: the rows see nothing
-  int32_t full_begin, full_end;   // keys that every row sees
+  int32_t begin, end;            // union of the intervals; begin == end: the rows see nothing
+  int32_t full_begin, full_end;  // keys that every row sees
 };
 
 // Tiles of one row (decode) stream their keys, in one or more parts that are tasks of their own.
 struct AttentionStream {
-  int32_t row, begin, end;   // keys of this part
+  int32_t row, begin, end;  // keys of this part
   int32_t part, parts;
 };
 
 // Tiles whose keys may meet; different clusters have no key in common.
 struct AttentionCluster {
   int32_t tile, tiles;
-  int32_t begin, end;   // keys
+  int32_t begin, end;  // keys
 };
 
 class AttentionPlan {

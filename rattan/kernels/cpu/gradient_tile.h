@@ -22,8 +22,9 @@ struct GradientTile {
   static size_t bytes(const Widths<T>& w) {
     return 2 * Scratch::size<float>(tile_rows) + Scratch::size<float>(tile_rows * w.padded) +
            2 * Scratch::size<float>(tile_rows * tile_rows) + 2 * Scratch::size<Unit>(tile_rows * w.unit_row) +
-           (pair == 2 ? Scratch::size<Unit>(tile_rows / 2 * w.padded) + 3 * Scratch::size<Unit>(tile_rows / 2 * tile_rows)
-                      : 0);
+           (pair == 2
+                ? Scratch::size<Unit>(tile_rows / 2 * w.padded) + 3 * Scratch::size<Unit>(tile_rows / 2 * tile_rows)
+                : 0);
   }
   GradientTile(const Widths<T>& widths, float scale_of_scores, Scratch& scratch) : w(widths), scale(scale_of_scores) {
     lse = scratch.take<float>(tile_rows);
@@ -63,8 +64,7 @@ struct GradientTile {
   struct Entry {
     Vec weight, d_score;
   };
-  [[gnu::always_inline]] Entry entry(int64_t j, int64_t c, Visible visible, Vec lo, Vec hi, Vec norm,
-                                     Vec mean) const {
+  [[gnu::always_inline]] Entry entry(int64_t j, int64_t c, Visible visible, Vec lo, Vec hi, Vec norm, Vec mean) const {
     Vec weight = exp(fma(load(scores_ + j * n + c), splat(scale), -norm));
     if (visible.lo) {
       Vec at = splat(static_cast<float>(j));
@@ -101,14 +101,14 @@ struct GradientTile {
     }
   }
 
-  float* scores_;            // [keys][n]
-  float* d_weights_;         // [keys][n]
-  Unit* keys_;               // rows forms of the block
+  float* scores_;     // [keys][n]
+  float* d_weights_;  // [keys][n]
+  Unit* keys_;        // rows forms of the block
   Unit* values_;
   Unit* stacked_keys_;
-  Unit* weights_;            // [keys][u(n)]; scores_ where pair is 1
-  Unit* d_scores_;           // [keys][u(n)]; d_weights_ where pair is 1
-  Unit* stacked_d_scores_;   // [u(keys)][n]
+  Unit* weights_;           // [keys][u(n)]; scores_ where pair is 1
+  Unit* d_scores_;          // [keys][u(n)]; d_weights_ where pair is 1
+  Unit* stacked_d_scores_;  // [u(keys)][n]
 };
 
 }  // namespace rattan::kernels::RATTAN_ISA

@@ -10,16 +10,16 @@
 
 namespace rattan::kernels::RATTAN_ISA {
 
-constexpr int tile_rows = 64;   // query rows of a tile; also the key rows of a block
+constexpr int tile_rows = 64;  // query rows of a tile; also the key rows of a block
 
 // Sizes of one head's vectors in units of T's products.
 template <class T>
 struct Widths {
   static constexpr int pair = Product<T>::pair;
-  int64_t dim;        // p
-  int64_t padded;     // p rounded up to vectors: row length of fp32 and stacked tiles
-  int64_t units;      // summed length over p
-  int64_t unit_row;   // row length of the rows form
+  int64_t dim;       // p
+  int64_t padded;    // p rounded up to vectors: row length of fp32 and stacked tiles
+  int64_t units;     // summed length over p
+  int64_t unit_row;  // row length of the rows form
   explicit Widths(int64_t p)
       : dim(p), padded(round_up(p, W)), units((p + pair - 1) / pair), unit_row(round_up((p + pair - 1) / pair, W)) {}
 };
@@ -70,15 +70,15 @@ inline void transpose_units(int64_t n, int64_t unit_row, const Pair* x, Pair* ou
 template <class T>
 struct QueryForms {
   using Unit = typename Product<T>::Unit;
-  Unit* transposed;      // [unit_row][n]
-  const Unit* stacked;   // [u(n)][padded]
+  Unit* transposed;     // [unit_row][n]
+  const Unit* stacked;  // [u(n)][padded]
 };
 
 template <class T>
 struct QueryPacker {
   using Unit = typename Product<T>::Unit;
   Widths<T> w;
-  Unit* rows = nullptr;   // work
+  Unit* rows = nullptr;  // work
   Unit* transposed = nullptr;
   Unit* stacked = nullptr;
 

@@ -8,12 +8,12 @@ namespace rattan::kernels::RATTAN_ISA {
 
 // Buffers that outlive a tile; one row is `padded` floats.
 struct RatGradients {
-  float* ends_k;   // [heads][ends] gradients of the ends, summed up while tiles go from last to first
+  float* ends_k;  // [heads][ends] gradients of the ends, summed up while tiles go from last to first
   float* ends_v;
-  float* dq;       // [heads][round_tokens] a head's part of dq and dk', summed over the heads of a group later
+  float* dq;  // [heads][round_tokens] a head's part of dq and dk', summed over the heads of a group later
   float* dk;
-  float* bias;     // [sequences][heads]
-  float* carry;    // [sequences][heads][2] what a piece of a chunk sends to the piece before it
+  float* bias;   // [sequences][heads]
+  float* carry;  // [sequences][heads][2] what a piece of a chunk sends to the piece before it
 };
 
 template <class T>
@@ -21,9 +21,19 @@ class RatBackwardTile {
  public:
   RatBackwardTile(const RatBackward<T>& args, const RatPlan& the_plan, const RatStates& the_states,
                   const RatGradients& gradients, int64_t head, Scratch& scratch)
-      : a(args), shape(args.shape), plan(the_plan), states(the_states), grad(gradients), h(head), at(args.shape, head),
-        w(args.shape.dim), padded(w.padded), scale(1 / __builtin_sqrtf(static_cast<float>(args.shape.dim))),
-        tile_(w, scale, scratch), pack_q_(w, scratch, true), pack_d_(w, scratch, true) {
+      : a(args),
+        shape(args.shape),
+        plan(the_plan),
+        states(the_states),
+        grad(gradients),
+        h(head),
+        at(args.shape, head),
+        w(args.shape.dim),
+        padded(w.padded),
+        scale(1 / __builtin_sqrtf(static_cast<float>(args.shape.dim))),
+        tile_(w, scale, scratch),
+        pack_q_(w, scratch, true),
+        pack_d_(w, scratch, true) {
     float** arrays[] = {&queries_, &rotated_, &dy_, &keys_, &values_, &gates_};
     for (float** array : arrays) *array = scratch.take<float>(tile_rows * padded);
     float** vectors[] = {&local_, &d_local_, &lo_, &hi_};
@@ -228,8 +238,8 @@ class RatBackwardTile {
   float scale;
   GradientTile<T> tile_;
   QueryPacker<T> pack_q_, pack_d_;
-  float *queries_, *rotated_, *dy_, *keys_, *values_, *gates_;   // [tokens][padded]
-  float *local_, *d_local_, *lo_, *hi_;                          // [tokens]
+  float *queries_, *rotated_, *dy_, *keys_, *values_, *gates_;  // [tokens][padded]
+  float *local_, *d_local_, *lo_, *hi_;                         // [tokens]
   float* end_k_;
   int64_t n_ = 0, first_ = 0, last_ = 0;
 };

@@ -13,7 +13,10 @@ template <class T>
 class RatForwardRun {
  public:
   explicit RatForwardRun(const RatForward<T>& args)
-      : a(args), shape(args.shape), plan(args.shape, args.table), padded(round_up(shape.dim, W)),
+      : a(args),
+        shape(args.shape),
+        plan(args.shape, args.table),
+        padded(round_up(shape.dim, W)),
         scale(1 / __builtin_sqrtf(static_cast<float>(shape.dim))),
         scratch(Scratch::size<float>(plan.state_count * 2 * shape.heads * padded)) {
     states = {scratch.take<float>(plan.state_count * 2 * shape.heads * padded), shape.heads, padded};
@@ -97,10 +100,10 @@ class RatForwardRun {
   // out = z y and what is saved, for one token and head.
   void finish(int64_t row, int64_t h, const float* sums, float sum, float max) {
     RatColumns at(shape, h);
-    Vec total = splat(sum);
+    Vec share = splat(1 / sum);
     for (int64_t c = 0; c < shape.dim; c += W) {
       int64_t lanes = shape.dim - c;
-      Vec y = load(sums + c) / total;
+      Vec y = load(sums + c) * share;
       Vec z = sigmoid(load_lanes(a.proj.at(row) + at.z + c, lanes));
       if (a.y.data) store_lanes(a.y.at(row) + at.z + c, y, lanes);
       store_lanes(a.out.at(row) + at.z + c, z * y, lanes);
@@ -122,7 +125,7 @@ class RatForwardRun {
     float* lo = work.take<float>(tile_rows);
     float* hi = work.take<float>(tile_rows);
     int64_t first = a.table[tile.chunk].first, last = a.table[tile.chunk + tile.chunks - 1].slot;
-    int64_t full = a.table[tile.chunk].slot;   // ends before this one are seen by every token
+    int64_t full = a.table[tile.chunk].slot;  // ends before this one are seen by every token
     prefetch_tile(tile, set);
     load_queries(tile, RatColumns(shape, set).q, n, queries, rotated);
     softmax.n = n;
@@ -131,7 +134,7 @@ class RatForwardRun {
       if (h + sets < shape.heads) prefetch_tile(tile, h + sets);
       run_recurrence(shape, plan, a.table, tile, a.proj, a.gate_bias, states, h, keys, softmax.out,
                      static_cast<float*>(nullptr));
-      for (int64_t i = 0; i < n; ++i) {   // the local entry
+      for (int64_t i = 0; i < n; ++i) {  // the local entry
         softmax.max[i] = i < tile.tokens ? scale * dot_row(queries + i * padded, keys + i * padded, padded) : 0;
         softmax.sum[i] = 1;
       }
@@ -195,8 +198,7 @@ class RatForwardRun {
 
   void stream_token(const RatStream& stream, float* memory) {
     const RatTile& tile = plan.tiles[stream.tile];
-    Scratch work(2 * Scratch::size<float>(shape.heads * padded) +
-                 Scratch::size<float>(shape.heads * stream_block));
+    Scratch work(2 * Scratch::size<float>(shape.heads * padded) + Scratch::size<float>(shape.heads * stream_block));
     float* queries = work.take<float>(shape.heads * padded);
     float* keys = work.take<float>(shape.heads * padded);
     float* scores = work.take<float>(shape.heads * stream_block);

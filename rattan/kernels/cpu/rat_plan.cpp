@@ -47,7 +47,7 @@ RatPlan::RatPlan(const RatShape& shape, const RatChunk* table) : data_(new Data)
   Data& d = *data_;
   int32_t states = 0;
   has_pieces = false;
-  bool open = false;   // the last tile takes further whole chunks
+  bool open = false;  // the last tile takes further whole chunks
   for (int32_t j = 0; j < shape.chunks; ++j) {
     const RatChunk& chunk = table[j];
     int32_t length = chunk.end - chunk.begin;

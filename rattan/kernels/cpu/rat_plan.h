@@ -11,11 +11,11 @@
 namespace rattan::kernels {
 
 constexpr int32_t rat_tile_tokens = 64;
-constexpr int32_t rat_stream_ends = 512;    // most ends of one part of a stream
+constexpr int32_t rat_stream_ends = 512;  // most ends of one part of a stream
 
 struct RatTile {
-  int32_t chunk, chunks;   // rows of the table
-  int32_t skip, tokens;    // tokens of the first chunk that precede this tile; tokens of this tile
+  int32_t chunk, chunks;  // rows of the table
+  int32_t skip, tokens;   // tokens of the first chunk that precede this tile; tokens of this tile
   int32_t sequence;
 };
 
@@ -45,14 +45,14 @@ class RatPlan {
   const RatTile* tiles;
   const RatSequence* sequences;
   const RatGroup* groups;
-  const RatStream* streams;     // the parts of a tile stand in order
-  const int32_t* start_state;   // [chunks] states row of the running state a chunk starts from, -1: zeros
-  const int32_t* piece_state;   // [chunks] states row of the chunk's second piece; the next ones follow
-  const int32_t* padding;       // token rows in no chunk
+  const RatStream* streams;    // the parts of a tile stand in order
+  const int32_t* start_state;  // [chunks] states row of the running state a chunk starts from, -1: zeros
+  const int32_t* piece_state;  // [chunks] states row of the chunk's second piece; the next ones follow
+  const int32_t* padding;      // token rows in no chunk
   int64_t tile_count, sequence_count, group_count, stream_count, padding_count, state_count;
-  bool only_streams;            // all tiles have one token
-  bool has_pieces;              // some chunk is longer than a tile
-  bool sequences_overlap;       // some end row is seen or written by two sequences
+  bool only_streams;       // all tiles have one token
+  bool has_pieces;         // some chunk is longer than a tile
+  bool sequences_overlap;  // some end row is seen or written by two sequences
 
  private:
   struct Data;

@@ -8,7 +8,7 @@ namespace rattan::kernels {
 
 class Scratch {
  public:
-  explicit Scratch(std::size_t bytes);   // throws std::bad_alloc
+  explicit Scratch(std::size_t bytes);  // throws std::bad_alloc
   ~Scratch();
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

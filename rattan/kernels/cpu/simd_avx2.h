@@ -30,7 +30,7 @@ inline Vec operator*(Vec a, Vec b) { return {_mm256_mul_ps(a.v, b.v)}; }
 inline Vec operator/(Vec a, Vec b) { return {_mm256_div_ps(a.v, b.v)}; }
 inline Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 inline Vec fnma(Vec a, Vec b, Vec c) { return {_mm256_fnmadd_ps(a.v, b.v, c.v)}; }
-inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }   // b if either is NaN
+inline Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }  // b if either is NaN
 inline Vec min(Vec a, Vec b) { return {_mm256_min_ps(a.v, b.v)}; }
 inline Vec abs(Vec a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
 inline Vec sqrt(Vec a) { return {_mm256_sqrt_ps(a.v)}; }
@@ -62,12 +62,8 @@ inline Vec select(Mask m, Vec a, Vec b) { return {_mm256_blendv_ps(b.v, a.v, m.m
 
 inline Vec load(const float* p) { return {_mm256_loadu_ps(p)}; }
 inline void store(float* p, Vec a) { _mm256_storeu_ps(p, a.v); }
-inline Vec load_n(const float* p, int64_t n) {
-  return {_mm256_maskload_ps(p, _mm256_castps_si256(first_lanes(n).m))};
-}
-inline void store_n(float* p, Vec a, int64_t n) {
-  _mm256_maskstore_ps(p, _mm256_castps_si256(first_lanes(n).m), a.v);
-}
+inline Vec load_n(const float* p, int64_t n) { return {_mm256_maskload_ps(p, _mm256_castps_si256(first_lanes(n).m))}; }
+inline void store_n(float* p, Vec a, int64_t n) { _mm256_maskstore_ps(p, _mm256_castps_si256(first_lanes(n).m), a.v); }
 
 inline __m256 widen(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
 inline __m128i narrow(__m256 x) {

@@ -35,7 +35,7 @@ inline Mask operator==(Vec a, Vec b) { return {a.v == b.v}; }
 inline bool any(Mask m) { return (m.m[0] | m.m[1] | m.m[2] | m.m[3]) != 0; }
 inline Vec select(Mask m, Vec a, Vec b) { return {(Lanes)((m.m & (IntLanes)a.v) | (~m.m & (IntLanes)b.v))}; }
 
-inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }   // b if either is NaN
+inline Vec max(Vec a, Vec b) { return select(a > b, a, b); }  // b if either is NaN
 inline Vec min(Vec a, Vec b) { return select(a < b, a, b); }
 inline Vec abs(Vec a) { return {(Lanes)((IntLanes)a.v & 0x7fffffff)}; }
 inline Vec sqrt(Vec a) {

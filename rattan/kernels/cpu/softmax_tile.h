@@ -34,7 +34,8 @@ struct SoftmaxTile {
 
   static size_t bytes(const Widths<T>& w) {
     return 3 * Scratch::size<float>(tile_rows) + Scratch::size<float>(tile_rows * w.padded) +
-           Scratch::size<float>(tile_rows * tile_rows) + (pair == 2 ? Scratch::size<Unit>(tile_rows / 2 * tile_rows) : 0) +
+           Scratch::size<float>(tile_rows * tile_rows) +
+           (pair == 2 ? Scratch::size<Unit>(tile_rows / 2 * tile_rows) : 0) +
            Scratch::size<Unit>(tile_rows * w.unit_row) + Scratch::size<Unit>(tile_rows / pair * w.padded);
   }
   SoftmaxTile(const Widths<T>& widths, float scale_of_scores, Scratch& scratch) : w(widths), scale(scale_of_scores) {

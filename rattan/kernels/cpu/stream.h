@@ -6,13 +6,13 @@
 
 namespace rattan::kernels::RATTAN_ISA {
 
-constexpr int64_t stream_block = 32;    // keys between two updates of the running maximum
+constexpr int64_t stream_block = 32;  // keys between two updates of the running maximum
 
 // Running softmax of every head: max and sum of exp(score - max), and the weighted values.
 struct StreamState {
-  float* max;   // [heads]
-  float* sum;   // [heads]
-  float* out;   // [heads][padded]
+  float* max;  // [heads]
+  float* sum;  // [heads]
+  float* out;  // [heads][padded]
 
   static int64_t floats(int64_t heads, int64_t padded) { return 2 * round_up(heads, 16) + heads * padded; }
   StreamState(float* memory, int64_t heads)

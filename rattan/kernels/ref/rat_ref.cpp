@@ -28,9 +28,7 @@ struct View {
   int64_t k(int64_t i, int64_t h) const { return q(i, h) + a.shape.groups * p; }
   int64_t head(int64_t r, int64_t h) const { return (r * heads + h) * p; }
   double scale() const { return 1 / std::sqrt(static_cast<double>(p)); }
-  double gate(int64_t i, int64_t h, int64_t c) const {
-    return sigmoid(a.proj[g(i, h) + c] + a.gate_bias[h * p + c]);
-  }
+  double gate(int64_t i, int64_t h, int64_t c) const { return sigmoid(a.proj[g(i, h) + c] + a.gate_bias[h * p + c]); }
 
   std::vector<double> turned(const double* x, int64_t position, double direction) const {
     std::vector<double> out(x, x + p);
@@ -122,7 +120,7 @@ RatGradients rat_backward(const Rat& a, const RatUpstream& up) {
     const RatChunk& chunk = *entry;
     for (int64_t h = 0; h < at.heads; ++h) {
       int64_t length = chunk.end - chunk.begin;
-      std::vector<double> dk(length * p), dv(length * p);   // what reaches k~ and v~ of each token directly
+      std::vector<double> dk(length * p), dv(length * p);  // what reaches k~ and v~ of each token directly
       for (int64_t t = 0; t < length; ++t) {
         int64_t i = chunk.begin + t, row = at.head(i, h);
         const double* q = &a.proj[at.q(i, h)];

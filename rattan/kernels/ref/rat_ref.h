@@ -10,11 +10,11 @@ namespace rattan::kernels::ref {
 struct Rat {
   RatShape shape;
   std::vector<RatChunk> table;
-  std::vector<double> proj;                    // [N, width()]
-  std::vector<double> gate_bias;               // [D]
-  std::vector<double> cos, sin;                // [positions, p/2], empty: no rotation
-  std::vector<double> ends_k, ends_v;          // [ends, H, p] as they are before
-  std::vector<double> running_k, running_v;    // [rows, H, p]
+  std::vector<double> proj;                  // [N, width()]
+  std::vector<double> gate_bias;             // [D]
+  std::vector<double> cos, sin;              // [positions, p/2], empty: no rotation
+  std::vector<double> ends_k, ends_v;        // [ends, H, p] as they are before
+  std::vector<double> running_k, running_v;  // [rows, H, p]
 };
 
 struct RatOutput {
@@ -26,9 +26,9 @@ struct RatOutput {
 };
 
 struct RatGradients {
-  std::vector<double> d_proj;                  // [N, width()]
-  std::vector<double> d_gate_bias;             // [D]
-  std::vector<double> d_ends_k, d_ends_v;      // total gradient of the ends' rows
+  std::vector<double> d_proj;                    // [N, width()]
+  std::vector<double> d_gate_bias;               // [D]
+  std::vector<double> d_ends_k, d_ends_v;        // total gradient of the ends' rows
   std::vector<double> d_running_k, d_running_v;  // rows that no chunk names are 0
 };
 
