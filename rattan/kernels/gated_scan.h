@@ -2,7 +2,8 @@
 //
 //   g = sigmoid(g' + gate_bias);   h_t = g_t h_{t-1} + (1 - g_t) x_t       per channel, fp32 inside
 // within each segment [begin, end) of token rows, from zeros or from row `from` of `initial`; the last state is
-// left in row `to` of `final`. Tokens in no segment get h = 0 and gradient 0.
+// left in row `to` of `final`; rows that no segment names are left alone. Several segments may start from one row
+// (d_initial is then the sum); with `final` aliasing `initial`, none may write a row that another one reads. Tokens in no segment get h = 0 and gradient 0.
 //
 // Backward (recomputes h from x and g', keeps no fp32 stream): lam_t = dh_t + g_{t+1} lam_{t+1},
 //   dx_t = (1-g_t) lam_t;  dg'_t = g_t (1-g_t) lam_t (h_{t-1} - x_t);  d_gate_bias = sum_t dg'_t;

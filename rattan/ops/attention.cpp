@@ -30,6 +30,16 @@ void check(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& begi
           "rattan::attention: q, k and v must have one type");
 }
 
+// Intervals made by hand must not make a kernel read elsewhere. Device tables are the caller's word.
+void check_intervals(const Tensor& begin, const Tensor& end, int64_t keys) {
+  if (!begin.is_cpu()) return;
+  const auto* low = pointer<const int32_t>(begin);
+  const auto* high = pointer<const int32_t>(end);
+  for (int64_t i = 0; i < begin.numel(); ++i)
+    require(low[i] >= 0 && high[i] <= keys, "rattan::attention: query {} sees keys [{}, {}) of {}", i, low[i], high[i],
+            keys);
+}
+
 template <class Args>
 void fill_shape(Args& a, const Tensor& q, const Tensor& k, const Tensor& begin, const Tensor& end, double scale) {
   a.queries = q.size(0), a.keys = k.size(0), a.heads = q.size(1), a.kv_heads = k.size(1), a.dim = q.size(2);
@@ -40,6 +50,7 @@ void fill_shape(Args& a, const Tensor& q, const Tensor& k, const Tensor& begin, 
 std::tuple<Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Tensor& begin,
                                    const Tensor& end, double scale) {
   check(q_in, k_in, v_in, begin, end);
+  check_intervals(begin, end, k_in.size(0));
   const Tensor q = dense_last(q_in), k = dense_last(k_in), v = dense_last(v_in);
   Tensor o = at::empty(q.sizes(), q.options());
   Tensor lse = at::empty({q.size(0), q.size(1)}, q.options().dtype(at::kFloat));

@@ -19,6 +19,18 @@ using torch::autograd::variable_list;
 
 constexpr int64_t segment_columns = sizeof(kernels::ScanSegment) / sizeof(int32_t);
 
+// A table made by hand must not make a kernel read or write elsewhere. Device tables are the caller's word.
+void check_table(const Tensor& table, int64_t tokens, int64_t initial_rows, int64_t rows) {
+  if (!table.is_cpu()) return;
+  const auto* segment = static_cast<const kernels::ScanSegment*>(table.data_ptr());
+  for (int64_t i = 0, free_from = 0; i < table.size(0); free_from = segment[i++].end)
+    require(segment[i].begin >= free_from && segment[i].end >= segment[i].begin && segment[i].end <= tokens &&
+                segment[i].from < initial_rows && segment[i].to < rows,
+            "rattan::gated_scan: segment {} [{}, {}) from {} to {} does not fit {} tokens, {} initial and {} final "
+            "states, in ascending order",
+            i, segment[i].begin, segment[i].end, segment[i].from, segment[i].to, tokens, initial_rows, rows);
+}
+
 template <class Args>
 void fill_inputs(Args& a, const Tensor& x, const Tensor& gate, const Tensor& gate_bias, const Tensor& table,
                  const OptionalTensor& initial) {
@@ -46,6 +58,7 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x_in, const Tensor& gate_in, co
   with_type("gated_scan", x.scalar_type(), [&]<class T>() {
     kernels::GatedScanForward<T> a;
     fill_inputs(a, x, gate, gate_bias, table, initial);
+    check_table(table, x.size(0), initial ? initial->size(0) : 0, rows);
     a.final = pointer<float>(final), a.h = rows_ref<T>(h);
     RATTAN_LAUNCH("gated_scan", x, gated_scan_forward, a);
   });

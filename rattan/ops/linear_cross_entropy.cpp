@@ -33,6 +33,10 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& h, const Tensor& w, con
           "rattan::linear_cross_entropy: h must be [N, D] and w [V, D], of one type");
   require(target_in.numel() == h.size(0) && target_in.scalar_type() == at::kLong,
           "rattan::linear_cross_entropy: target must be int64 [{}]", h.size(0));
+  if (target_in.is_cpu() && target_in.numel() > 0) {
+    const auto largest = target_in.max().item<int64_t>();
+    require(largest < w.size(0), "target id {} is not in the vocabulary of {} tokens", largest, w.size(0));
+  }
   const Tensor target = target_in.contiguous(), weight = weight_in ? weight_in->contiguous() : Tensor();
   const int64_t rows = h.size(0), vocabulary = w.size(0), step = block_rows(h, vocabulary);
   const auto fp32 = h.options().dtype(at::kFloat);

@@ -37,6 +37,21 @@ kernels::RatShape shape_of(const Tensor& proj, const Tensor& gate_bias, const Te
   return s;
 }
 
+// A table made by hand must not make a kernel read or write elsewhere. Device tables are the caller's word.
+void check_table(const Tensor& table, const kernels::RatShape& s, int64_t positions, int64_t running, int64_t final) {
+  if (!table.is_cpu()) return;
+  const auto* c = static_cast<const kernels::RatChunk*>(table.data_ptr());
+  for (int64_t i = 0; i < table.size(0); ++i)
+    require(c[i].begin >= 0 && c[i].end > c[i].begin && c[i].end <= s.tokens &&
+                c[i].end - c[i].begin <= s.max_chunk && c[i].first >= 0 && c[i].first <= c[i].slot &&
+                c[i].slot < s.ends && c[i].position >= 0 && (positions == 0 || c[i].position < positions) &&
+                c[i].from < running && c[i].to < final,
+            "rattan::rat: chunk {} (tokens {} to {}, ends {} to {}, position {}, from {}, to {}) does not fit {} "
+            "tokens, chunks of {}, {} ends, {} positions and {} states",
+            i, c[i].begin, c[i].end, c[i].first, c[i].slot, c[i].position, c[i].from, c[i].to, s.tokens, s.max_chunk,
+            s.ends, positions, final);
+}
+
 Tensor flat(const Tensor& state) { return state.defined() ? state.flatten(0, 1) : state; }
 
 // What forward and backward share of their arguments.
@@ -63,6 +78,7 @@ Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor
                     const Tensor& final_k, const Tensor& final_v, bool for_backward) {
   const Tensor proj = dense_last(proj_in), flat_k = flat(ends_k), flat_v = flat(ends_v);
   const auto shape = shape_of(proj, gate_bias, table, heads, groups, chunk, flat_k.size(0));
+  check_table(table, shape, cos ? cos->size(0) : 0, running_k ? running_k->size(0) : 0, final_k.size(0));
   Outputs r;
   r.out = at::empty({shape.tokens, heads * shape.dim}, proj.options());
   if (for_backward) {

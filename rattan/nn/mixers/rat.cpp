@@ -1,5 +1,7 @@
 #include "rattan/nn/mixers/rat.h"
 
+#include <algorithm>
+
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
 #include "rattan/nn/mixers/registry.h"
@@ -61,7 +63,8 @@ at::Tensor Rat::forward(const at::Tensor& x, Call& call) {
   const Memory before = call.carry ? memory_of(*call.carry) : Memory{};
   int64_t ends = call.carry ? rat_ends(call.layout, options_.chunk) : 0;
   if (before.ends_k.defined()) ends = std::max(ends, before.ends_k.size(1));
-  const RatChunks chunks = rat_chunks(call.layout, options_.chunk, ends);
+  RatChunks chunks = rat_chunks(call.layout, options_.chunk, ends);
+  if (before.ends_k.defined()) chunks.rows = std::max(chunks.rows, before.ends_k.size(0));
   at::Tensor mixed;
   Memory after;
   if (fused(proj, call)) {
@@ -85,7 +88,8 @@ at::Tensor Rat::extend(const at::Tensor& x, State& state, Call& call) {
   const at::Tensor proj = in_proj_(x).view({-1, 3 * d_model_ + 2 * options_.n_groups * dim_});
   Memory memory = memory_of(state);
   if (!memory.ends_k.defined()) fail("extend needs a state made from state_spec()");
-  const RatChunks chunks = rat_chunks(call.layout, options_.chunk, memory.ends_k.size(1));
+  RatChunks chunks = rat_chunks(call.layout, options_.chunk, memory.ends_k.size(1));
+  chunks.rows = memory.ends_k.size(0);
   if (fused(proj, call)) {
     auto [cos, sin] = tables(chunks, proj.device());
     ops::RatCarry storage{memory.ends_k, memory.ends_v, memory.running_k, memory.running_v};

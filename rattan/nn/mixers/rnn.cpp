@@ -58,10 +58,14 @@ class Rnn : public Mixer {
   double flops_per_token(int64_t) const override { return in_proj_.flops() + out_proj_.flops(); }
 
  private:
-  std::pair<at::Tensor, at::Tensor> mix(const at::Tensor& x, const at::Tensor& initial, const Call& call) const {
+  std::pair<at::Tensor, at::Tensor> mix(const at::Tensor& x, const at::Tensor& carried, const Call& call) const {
     const auto parts = in_proj_(x).view({-1, 3 * d_model_}).split(d_model_, 1);
     const int64_t rows =
-        std::max<int64_t>({1, call.layout.state_rows(), initial.defined() ? initial.size(0) : int64_t{0}});
+        std::max<int64_t>({1, call.layout.state_rows(), carried.defined() ? carried.size(0) : int64_t{0}});
+    // Segments may name state rows before there is a state.
+    const bool named = !carried.defined() && call.layout.state_rows() > 0;
+    const auto wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
+    const at::Tensor initial = named ? at::zeros({rows, d_model_}, x.options().dtype(wide)) : carried;
     if (x.scalar_type() == at::kDouble) {
       auto [h, last] = reference(parts[1], parts[2], initial, rows, call.layout);
       return {out_proj_(at::sigmoid(parts[0]) * h).view_as(x), last};
