@@ -121,6 +121,7 @@ void declare(CLI::App& verb) {
       ->type_name("KEY=VALUE");
   verb.add_option("--lengths", flags->lengths, "lengths for which state and FLOPs are shown")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->capture_default_str();
   verb.add_option("--dtype", flags->dtype, "type of the state: fp32 or bf16")->capture_default_str();
   verb.add_flag("--json", flags->json, "print one JSON document; top-level state and FLOPs are at the trained context");

@@ -4,11 +4,26 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 
 #include "rattan/base/error.h"
 
 namespace rattan::infer {
+
+namespace context_file {
+
+// Copies a state into one of more room: only fields that grow with the tokens differ in size, along dimension 1.
+void copy_into(nn::State& larger, const nn::State& state) {
+  for (auto& [name, to] : larger.t) {
+    const at::Tensor& from = state.t.at(name);
+    (to.sizes() == from.sizes() ? to : to.narrow(1, 0, from.size(1))).copy_(from);
+  }
+  for (auto& [name, child] : larger.child) copy_into(child, state.child.at(name));
+  larger.length = state.length;
+}
+
+}  // namespace context_file
 
 at::Device device_of(models::Model& model) {
   std::optional<at::Device> device;
@@ -50,11 +65,14 @@ Context::Context(models::Model& model, int64_t rows, int64_t capacity)
 
 at::Tensor Context::extend(std::span<const Piece> pieces) {
   at::NoGradGuard no_grad;
+  int64_t longest = 0;
+  for (const Piece& piece : pieces)
+    longest = std::max(longest, length(piece.row) + static_cast<int64_t>(piece.ids.size()));
+  reserve(longest);
   std::vector<nn::Segment> segments;
   std::vector<int32_t> ids;
   for (const Piece& piece : pieces) {
-    const int64_t held = length(piece.row), n = static_cast<int64_t>(piece.ids.size());
-    if (held + n > capacity_) fail("a sequence of {} tokens does not fit a context made for {}", held + n, capacity_);
+    const int64_t held = length(piece.row);
     const auto row = static_cast<int32_t>(piece.row), begin = static_cast<int32_t>(ids.size());
     ids.insert(ids.end(), piece.ids.begin(), piece.ids.end());
     segments.push_back({.begin = begin,
@@ -77,6 +95,17 @@ at::Tensor Context::logits(const at::Tensor& h) {
   const nn::Layout layout = nn::Layout::uniform(1, h.size(0), device_);
   nn::Call call{layout};
   return model_.head().logits(h, call);
+}
+
+void Context::reserve(int64_t tokens) {
+  if (tokens <= capacity_) return;
+  require(tokens <= std::numeric_limits<int32_t>::max(), "a sequence of {} tokens is longer than positions can count",
+          tokens);
+  capacity_ = std::max(tokens, 2 * capacity_);
+  nn::State larger =
+      nn::make_state(model_.state_spec(), static_cast<int64_t>(lengths_.size()), capacity_, model_.compute, device_);
+  context_file::copy_into(larger, state_);
+  state_ = std::move(larger);
 }
 
 void Context::select(const std::vector<int64_t>& rows) {

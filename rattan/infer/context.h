@@ -20,7 +20,8 @@ class Context {
     std::span<const int32_t> ids;  // the next tokens of that row; not empty
   };
 
-  // Room for `rows` sequences of up to `capacity` tokens, all empty. The model must outlive the context.
+  // `rows` empty sequences with room for `capacity` tokens each; the room grows when it has to. The model must
+  // outlive the context.
   Context(models::Model& model, int64_t rows, int64_t capacity);
 
   // Reads the pieces, of different rows and any lengths, in one call of the model, packed one after another.
@@ -35,6 +36,8 @@ class Context {
   at::Device device() const { return device_; }
 
  private:
+  void reserve(int64_t tokens);
+
   models::Model& model_;
   at::Device device_;
   nn::State state_;

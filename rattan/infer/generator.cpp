@@ -88,8 +88,9 @@ class Run {
       check(request, tokenizer);
       std::vector<int32_t> prompt = request.prompt;
       if (prompt.empty()) prompt = {start_of_text(tokenizer)};
-      // The last token made is never read.
-      capacity = std::max(capacity, static_cast<int64_t>(prompt.size()) + request.max_tokens - 1);
+      // The last token made is never read. Long texts mostly end early, so room for them is made when they need it.
+      constexpr int64_t first_room = 512;
+      capacity = std::max(capacity, static_cast<int64_t>(prompt.size()) + std::min(request.max_tokens - 1, first_room));
       const auto row = static_cast<int64_t>(prompts_.size());
       const auto [place, fresh] = row_of_prompt_.try_emplace(prompt, row);
       if (fresh) prompts_.push_back(&place->first);

@@ -85,7 +85,7 @@ TEST_F(Inspect, WrongInputIsExitCode2WithFileAndLine) {
       {{"inspect", config(), "model.n_layers=x"}, "model.n_layers"},
       {{"inspect", config(), "--lengths", "0"}, "--lengths"},
       {{"inspect", config("[data]\nseq_len = -5\n")}, "seq_len"},
-      {{"inspect", config("[trian]\nsteps = 5\n")}, "train"},
+      {{"inspect", file("f.toml", "[trian]\nsteps = 5\n")}, "train"},
   };
   for (const auto& [arguments, reason] : cases) {
     const Outcome made = rattan(arguments);

@@ -137,7 +137,8 @@ TEST_F(GeneratorTest, TokensBeyondTheVocabularyOfTheTokenizerNeverCome) {
   model->initialise(1);
   Request r = request("x", 0, 200);
   r.sampling.temperature = 50;
-  for (int32_t id : run({r}).front().ids) EXPECT_LT(id, 257);
+  const Generation made = run({r}).front();
+  for (int32_t id : made.ids) EXPECT_LT(id, 257);
 }
 
 TEST_F(GeneratorTest, WarnsOnceWhenATextOutgrowsTheTrainedContext) {
@@ -151,6 +152,18 @@ TEST_F(GeneratorTest, WarnsOnceWhenATextOutgrowsTheTrainedContext) {
   generator.run({request("12345678", 0, 20), request("1234567", 0, 20)});
   ASSERT_EQ(warnings.size(), 1u);
   EXPECT_THAT(warnings[0], testing::HasSubstr("16 tokens"));
+}
+
+// The state is made for the first 512 tokens and grows from there.
+TEST_F(GeneratorTest, TextsThatOutgrowTheFirstStateGoOnAsBefore) {
+  const Request r = request("In the", 0, 700);
+  const Generation made = run({r}, true).front();
+  ASSERT_EQ(made.ids.size(), 700u);
+  std::vector<int32_t> ids = r.prompt;
+  ids.insert(ids.end(), made.ids.begin(), made.ids.end());
+  const std::vector<double> scores = score(*model, ids);  // in a state of the whole length
+  for (std::size_t i = 500; i < made.ids.size(); ++i)
+    ASSERT_NEAR(made.logprobs[i], scores[r.prompt.size() - 1 + i], 1e-3) << i;  // fp32 over two layers
 }
 
 TEST_F(GeneratorTest, RefusesWhatCannotBe) {
