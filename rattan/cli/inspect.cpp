@@ -63,6 +63,13 @@ std::string bytes_text(int64_t bytes) {
   return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
 }
 
+std::string flops_text(double flops) {
+  const char* units[] = {"", "k", "M", "G", "T"};
+  std::size_t unit = 0;
+  for (; flops >= 1000 && unit < 4; ++unit) flops /= 1000;
+  return fmt::format("{:.3f} {}", flops, units[unit]);
+}
+
 void print_people(const Subject& subject, const Flags& flags, const models::Summary& s) {
   const auto& c = subject.config;
   if (subject.kind == "model") fmt::print("model        {}\n", subject.folder.string());
@@ -72,10 +79,10 @@ void print_people(const Subject& subject, const Flags& flags, const models::Summ
     fmt::print("tokenizer    {}\n", subject.tokenizer ? subject.tokenizer->fingerprint() : "none");
   fmt::print("parameters   {}\n", grouped(s.parameters));
   for (const models::Part& part : s.parts) fmt::print("  {:<22} {:>15}\n", part.name, grouped(part.parameters));
-  fmt::print("\n{:>10}   {:>14}   {:>16}\n", "tokens", "state (" + flags.dtype + ")", "training FLOPs");
+  fmt::print("\n{:>10}   {:>14}   {}\n", "tokens", "state (" + flags.dtype + ")", "training FLOPs a token");
   for (const models::AtLength& at : s.lengths)
-    fmt::print("{:>10}   {:>14}   {:>10.3f} G/token\n", grouped(at.tokens), bytes_text(at.state_bytes),
-               at.training_flops / 1e9);
+    fmt::print("{:>10}   {:>14}   {:>14}\n", grouped(at.tokens), bytes_text(at.state_bytes),
+               flops_text(at.training_flops));
 }
 
 void run(const Flags& flags) {

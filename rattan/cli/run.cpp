@@ -29,7 +29,7 @@ int report(const std::string& what, int code) {
 
 // What was printed may still lie in a buffer, and the disk behind it may be full.
 int finish() {
-  if (std::fflush(stdout) == 0) return 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return 0;
   return report(fmt::format("cannot write standard output: {}", std::strerror(errno)), 1);
 }
 

@@ -86,7 +86,7 @@ Perplexity perplexity(models::Model& model, std::span<const int32_t> ids, const 
     for (std::size_t row = 0; row < batch.size(); ++row) {
       for (int64_t t = batch[row].length - batch[row].fresh; t < batch[row].length; ++t) {
         const double nats = values[static_cast<int64_t>(row)][t];
-        Sum& range = by_range[static_cast<std::size_t>(std::bit_width(static_cast<uint64_t>(t + 1)) - 1)];
+        Sum& range = by_range[static_cast<std::size_t>(std::bit_width(static_cast<uint64_t>(t)))];
         ++range.tokens;
         range.nats += nats;
         ++result.tokens;
@@ -99,9 +99,9 @@ Perplexity perplexity(models::Model& model, std::span<const int32_t> ids, const 
   for (std::size_t i = 0; i < by_range.size(); ++i) {
     const Sum& sum = by_range[i];
     if (sum.tokens == 0) continue;
-    const int64_t from = int64_t{1} << i;
+    const int64_t to = int64_t{1} << i, from = i == 0 ? 1 : to / 2 + 1;
     result.by_position.push_back(
-        {from, std::min(2 * from - 1, config.context), sum.tokens, sum.nats / static_cast<double>(sum.tokens)});
+        {from, std::min(to, config.context), sum.tokens, sum.nats / static_cast<double>(sum.tokens)});
   }
   return result;
 }

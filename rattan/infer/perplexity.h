@@ -28,7 +28,7 @@ struct PositionLoss {
 struct Perplexity {
   int64_t tokens = 0;                     // predicted ones
   double nats = 0;                        // sum of -log p
-  std::vector<PositionLoss> by_position;  // ranges that double in size: 1, 2-3, 4-7, ...
+  std::vector<PositionLoss> by_position;  // ranges that double in size: 1, 2, 3-4, 5-8, ...
   double loss() const { return nats / static_cast<double>(tokens); }
   double perplexity() const;
   double bits_per_byte(double bytes) const;

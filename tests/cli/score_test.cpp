@@ -54,7 +54,7 @@ TEST_F(EvalPpl, AgreesWithScoreOnAShortText) {
   EXPECT_NEAR(ppl.at("bits_per_byte").get<double>(), score.at("bits_per_byte").get<double>(), 1e-4);
   EXPECT_EQ(ppl.at("predicted_tokens"), text.size() - 1);
   EXPECT_EQ(ppl.at("context"), 64);
-  EXPECT_EQ(ppl.at("loss_by_position").back().at("to"), 31);
+  EXPECT_EQ(ppl.at("loss_by_position").back().at("to"), 32);
 }
 
 TEST_F(EvalPpl, WrongUseIsExitCode2) {
