@@ -107,7 +107,15 @@ inline PairVec interleave(Vec low, Vec high) {
   __m512i h = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(high.v));
   return {_mm512_or_si512(l, _mm512_slli_epi32(h, 16))};
 }
-inline Vec dot(Vec acc, PairVec a, PairVec b) { return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)}; }
+inline Vec dot(Vec acc, PairVec a, PairVec b) {
+#ifdef __clang__
+  // clang 16 crashes on the intrinsic where an operand comes from memory (its 32 x bf16 type).
+  asm("vdpbf16ps %2, %1, %0" : "+v"(acc.v) : "v"(a.v), "v"(b.v));
+  return acc;
+#else
+  return {_mm512_dpbf16_ps(acc.v, (__m512bh)a.v, (__m512bh)b.v)};
+#endif
+}
 #endif
 
 }  // namespace rattan::kernels::RATTAN_ISA
