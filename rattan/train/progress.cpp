@@ -31,6 +31,7 @@ std::string bar(double share, int width) {
 }  // namespace progress_file
 
 std::string human_duration(double seconds) {
+  if (seconds < 9.95) return fmt::format("{:.1f} s", std::max(0.0, seconds));
   auto s = static_cast<int64_t>(std::llround(std::clamp(seconds, 0.0, 1e15)));
   if (s < 60) return fmt::format("{} s", s);
   if (s < 3600) return fmt::format("{}:{:02}", s / 60, s % 60);

@@ -20,7 +20,7 @@ struct ProgressView {
 // width 0: no bar and no limit.
 std::string progress_line(const ProgressView& view, int width);
 
-std::string human_duration(double seconds);   // "8 s", "1:42", "2:03:09", "3 d 4 h"
+std::string human_duration(double seconds);   // "7.6 s", "42 s", "1:42", "2:03:09", "3 d 4 h"
 std::string human_count(double count);         // "950", "11.9k", "3.20M"
 
 class Progress {

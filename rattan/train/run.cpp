@@ -98,9 +98,10 @@ class Recorder {
   }
 
   bool after_step(const FitState& fit) {
-    bool last = fit.step >= fit_.steps, stop = StopSignals::requested();
+    bool last = fit.step >= fit_.steps;
     auto crossed = [&](int64_t every) { return every > 0 && fit.step / every > seen_ / every; };
     if (spec_.sample && config_.sample_tokens > 0 && (last || crossed(config_.sample_every))) sample(fit.step);
+    bool stop = StopSignals::requested();
     if (last || stop || crossed(config_.checkpoint_every)) save();
     seen_ = fit.step;
     return stop && !last;

@@ -24,7 +24,7 @@ constexpr const char* kSlow = "RATTAN_TEST_SLOW_CHECKPOINT_MS";
 constexpr int kSteps = 1500, kKills = 50;
 
 // The process that gets killed: this program again, running one command line out of the environment.
-TEST(KillTest, DISABLED_TheVictim) {
+TEST(KillVictim, DISABLED_OneCommandLine) {
   const char* text = std::getenv(kArguments);
   ASSERT_NE(text, nullptr);
   std::vector<std::string> words;
@@ -38,16 +38,18 @@ TEST(KillTest, DISABLED_TheVictim) {
 
 class Victim {
  public:
-  Victim(const std::vector<std::string>& words, int pause_ms) {
+  // What the process says goes to `log`.
+  Victim(const std::vector<std::string>& words, int pause_ms, const fs::path& log) {
     std::string joined;
     for (const std::string& word : words) joined += word + "\n";
     pid_ = fork();
     if (pid_ != 0) return;
     setenv(kArguments, joined.c_str(), 1);
     if (pause_ms > 0) setenv(kSlow, std::to_string(pause_ms).c_str(), 1);
-    int nowhere = open("/dev/null", O_WRONLY);
-    dup2(nowhere, STDOUT_FILENO);
-    execl("/proc/self/exe", "victim", "--gtest_filter=KillTest.DISABLED_TheVictim",
+    int out = open(log.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0644);
+    dup2(out, STDOUT_FILENO);
+    dup2(out, STDERR_FILENO);
+    execl("/proc/self/exe", "victim", "--gtest_filter=KillVictim.DISABLED_OneCommandLine",
           "--gtest_also_run_disabled_tests", nullptr);
     std::_Exit(127);
   }
@@ -88,7 +90,7 @@ void sleep_ms(uint64_t ms) { std::this_thread::sleep_for(std::chrono::millisecon
 
 struct KillTest : testing::Test {
   fs::path root = fs::path(testing::TempDir()) / ("rattan-kill-" + std::to_string(getpid()));
-  fs::path config, folder = root / "killed", checkpoints = folder / "checkpoints";
+  fs::path config, folder = root / "killed", checkpoints = folder / "checkpoints", log = root / "log";
 
   void SetUp() override {
     fs::remove_all(root);
@@ -114,7 +116,7 @@ struct KillTest : testing::Test {
   // Runs until `ready` says so, waits a little longer, and kills. False if the run ended by itself.
   template <class Ready>
   bool run_and_kill(int pause_ms, uint64_t extra_ms, Ready ready) {
-    Victim victim(command(folder, true), pause_ms);
+    Victim victim(command(folder, true), pause_ms, log);
     auto begin = Clock::now();
     while (victim.running() && !ready()) {
       if (Clock::now() - begin > std::chrono::seconds(60)) break;
@@ -128,7 +130,7 @@ struct KillTest : testing::Test {
 };
 
 TEST_F(KillTest, FiftyKillsAndTheWeightsAreThoseOfAnUninterruptedRun) {
-  ASSERT_EQ(Victim(command(root / "whole", false), 0).wait(), 0);
+  ASSERT_EQ(Victim(command(root / "whole", false), 0, log).wait(), 0) << read_file(log);
   Rng rng(2024);
   int kills = 0, inside = 0;
   for (int attempt = 0; kills < kKills && attempt < 3 * kKills; ++attempt) {
@@ -138,7 +140,7 @@ TEST_F(KillTest, FiftyKillsAndTheWeightsAreThoseOfAnUninterruptedRun) {
     bool killed = slow ? run_and_kill(20, rng.below(70), [&] { return unfinished_write(checkpoints); })
                        : run_and_kill(0, rng.below(60), [&] { return newest() > before; });
     ASSERT_TRUE(killed) << "the run ended by itself after " << kills << " kills at step " << newest()
-                        << "; give it more steps";
+                        << "; give it more steps, or see its log:\n" << read_file(log);
     bool in_write = unfinished_write(checkpoints);
     if (slow && !in_write) continue;   // the write was over just before: not one of the kills that count
     inside += in_write;
@@ -148,7 +150,7 @@ TEST_F(KillTest, FiftyKillsAndTheWeightsAreThoseOfAnUninterruptedRun) {
   }
   EXPECT_EQ(kills, kKills);
   EXPECT_GE(inside, kKills / 2);
-  ASSERT_EQ(Victim(command(folder, true), 0).wait(), 0);
+  ASSERT_EQ(Victim(command(folder, true), 0, log).wait(), 0) << read_file(log);
   std::string last = "checkpoints/step-" + std::to_string(kSteps);
   for (const char* file : {"model.safetensors", "optimizer.safetensors"}) {
     EXPECT_EQ(read_file(root / "whole" / last / file), read_file(folder / last / file)) << file;

@@ -53,8 +53,9 @@ TEST_F(LanguageModelRun, TheLossFallsTheSameWayInBothPrecisions) {
   auto fp32 = losses("fp32"), bf16 = losses("bf16");
   ASSERT_EQ(fp32.size(), 20u);
   ASSERT_EQ(bf16.size(), 20u);
-  // The first loss is that of a uniform guess over 257 tokens, but for logits of small variance.
-  EXPECT_NEAR(fp32.front(), std::log(257.0), 0.3);
+  // The first loss is that of a uniform guess over 257 tokens, but for logits of variance 0.3 (32 products of a
+  // normalized stream with weights of variance 0.01) and a liking for the input itself (tied embeddings).
+  EXPECT_NEAR(fp32.front(), std::log(257.0), 0.5);
   // Bytes of lower-case text: their frequencies alone give about 2.9 nats.
   EXPECT_LT(fp32.back(), 3.2);
   // bf16 rounds each product to 8 bits, 4e-3 of its size; losses are means over 128 tokens.

@@ -36,7 +36,7 @@ TEST(Progress, LineSaysStepLossSpeedAndTimeLeft) {
 }
 
 TEST(Progress, DurationsAndCountsAreReadable) {
-  EXPECT_EQ(human_duration(7.6), "8 s");
+  EXPECT_EQ(human_duration(7.6), "7.6 s");
   EXPECT_EQ(human_duration(3 * 3600 + 62), "3:01:02");
   EXPECT_EQ(human_duration(3 * 86400 + 4 * 3600), "3 d 4 h");
   EXPECT_EQ(human_count(950), "950");
