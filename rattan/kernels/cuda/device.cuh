@@ -34,7 +34,8 @@ __device__ T* at(const RowsRef<T>& ref, int64_t row) {
   return ref.data + row * ref.row;
 }
 
-__device__ inline float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+// The fast division is exact to two units in the last place, and 0 where the exponential overflows.
+__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }
 
 // V elements that move as one access of V * sizeof(T) bytes (at most 16).
 template <class T, int V>

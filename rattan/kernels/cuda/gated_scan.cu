@@ -1,4 +1,4 @@
-// A block takes one segment and 32 channels and walks over it in tiles of up to 16 warps x 8 tokens. Each warp
+// A block takes one segment and 32 channels and walks over it in tiles of up to 4 warps x 8 tokens. Each warp
 // turns its 8 tokens into one affine map h -> A h + B, the maps before a warp are applied in order to the
 // state at the start of the tile, and the warp then runs its tokens from there. Backward first walks forward
 // to leave the state at the start of each tile in scratch, then walks the tiles in reverse.
@@ -11,7 +11,8 @@ namespace rattan::kernels::cuda {
 
 namespace gated_scan_file {
 
-constexpr int kSteps = 8, kMaxWarps = 16;
+// Small blocks: while one waits for memory at a barrier, others of the multiprocessor work.
+constexpr int kSteps = 8, kMaxWarps = 4;
 
 // Warps a block: as many as the average segment fills.
 int warps_for(int64_t tokens, int64_t segments) {

@@ -52,9 +52,9 @@ __device__ void step(float (&state)[E], const float (&g)[E], const float (&x)[E]
 }
 
 template <class T, int E>
-__global__ void __launch_bounds__(kWarps * 32) scan_kernel(Kernel<T> p) {
+__global__ void __launch_bounds__(kWarps * 32, E < 8 ? 3 : 2) scan_kernel(Kernel<T> p) {
   __shared__ float shared[kWarps][32 * E];
-  constexpr int kBatch = E == 8 ? 2 : 4;   // tokens whose loads are in flight together
+  constexpr int kBatch = E >= 4 ? 2 : 4;   // tokens whose loads are in flight together
   const RatShape& shape = p.a.shape;
   int64_t chunk;
   int head;
@@ -98,8 +98,8 @@ __global__ void __launch_bounds__(kWarps * 32) scan_kernel(Kernel<T> p) {
 }
 
 template <class T, int E>
-__global__ void __launch_bounds__(kWarps * 32) merge_kernel(Kernel<T> p) {
-  constexpr int kBatch = E == 8 ? 2 : 4;
+__global__ void __launch_bounds__(kWarps * 32, E < 8 ? 3 : 2) merge_kernel(Kernel<T> p) {
+  constexpr int kBatch = E >= 4 ? 2 : 4;
   const RatShape& shape = p.a.shape;
   int64_t chunk;
   int head;
@@ -130,11 +130,14 @@ __global__ void __launch_bounds__(kWarps * 32) merge_kernel(Kernel<T> p) {
       step(v, g[i], xv[i]);
       const float local = p.local[n * shape.heads + head], ends = p.lse_ends[n * shape.heads + head];
       const float top = fmaxf(local, ends);
-      const float w_ends = expf(ends - top), w_local = expf(local - top), total = w_ends + w_local;
+      float w_ends = expf(ends - top), w_local = expf(local - top);
+      const float total = w_ends + w_local;
+      w_ends /= total;
+      w_local /= total;
       float y[E];
 #pragma unroll
       for (int e = 0; e < E; ++e) {
-        y[e] = (w_ends * o[i][e] + w_local * v[e]) / total;
+        y[e] = w_ends * o[i][e] + w_local * v[e];
         o[i][e] = sigmoid(z[i][e]) * y[e];
       }
       if (p.a.y.data) store_lane(at(p.a.y, n) + own, y, dim, p.vector);
