@@ -8,6 +8,7 @@
 #include "rattan/kernels/attention.h"
 #include "rattan/kernels/cpu/isa.h"
 #include "rattan/kernels/cross_entropy.h"
+#include "rattan/kernels/few_rows_linear.h"
 #include "rattan/kernels/gated_scan.h"
 #include "rattan/kernels/rat.h"
 #include "rattan/kernels/rms_norm.h"
@@ -42,6 +43,7 @@ RATTAN_KERNEL(add_rms_norm_backward, AddRmsNormBackward)
 RATTAN_KERNEL(attention_forward, AttentionForward)
 RATTAN_KERNEL(attention_backward, AttentionBackward)
 RATTAN_KERNEL(cross_entropy, CrossEntropy)
+RATTAN_KERNEL_PLAIN(few_rows_linear, FewRowsLinear)
 RATTAN_KERNEL(gated_scan_forward, GatedScanForward)
 RATTAN_KERNEL(gated_scan_backward, GatedScanBackward)
 RATTAN_KERNEL(rat_forward, RatForward)

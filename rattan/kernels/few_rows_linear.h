@@ -1,0 +1,23 @@
+// The product of a few rows with a weight, as in decoding: y = x w^T.
+//
+//   x [rows, in], w [out, in], y [rows, out], all fp32.
+// General matrix products rearrange the weight first, which costs more than the product when there are few rows.
+// Here the weight is read once, as it stands. Each element is summed in an order that depends on `in` alone, so a
+// row's result is the same, bit for bit, whatever rows stand beside it.
+#pragma once
+#include "rattan/kernels/tensor_ref.h"
+
+namespace rattan::kernels {
+
+struct FewRowsLinear {
+  int64_t rows = 0, in = 0, out = 0;
+  RowsRef<const float> x, w;
+  RowsRef<float> y;
+};
+
+// With more rows than this a general product is faster.
+inline constexpr int64_t few_rows = 16;
+
+void few_rows_linear(const FewRowsLinear& a);
+
+}  // namespace rattan::kernels
