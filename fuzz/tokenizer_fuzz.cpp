@@ -27,7 +27,8 @@ void round_trip(const Tokenizer& tokenizer, std::string_view text) {
 const Tokenizer& trained() {
   static const auto tokenizer = [] {
     std::string text;
-    for (int i = 0; i < 3000; ++i) text += "the " + std::to_string(i * i % 997) + " ways of the bewildered, and \xC3\xA9t\xC3\xA9s\n";
+    for (int i = 0; i < 3000; ++i)
+      text += "the " + std::to_string(i * i % 997) + " ways of the bewildered, and \xC3\xA9t\xC3\xA9s\n";
     TokenizerTrainer trainer({"bpe", 300});
     trainer.add(text);
     return sentencepiece_tokenizer(trainer.train(), "trained");
@@ -43,7 +44,8 @@ void check(std::string_view input) {
   if (input[0] != 'm') return;
   try {
     auto tokenizer = sentencepiece_tokenizer(std::string(rest), "fuzz");
-    for (std::string_view text : {"", " ", "hello  world", "the \xE2\x96\x81 \xFF\xC3\xA9 <0x41>\n", "aaaaaaaaaaaaaaaa"})
+    for (std::string_view text :
+         {"", " ", "hello  world", "the \xE2\x96\x81 \xFF\xC3\xA9 <0x41>\n", "aaaaaaaaaaaaaaaa"})
       round_trip(*tokenizer, text);
   } catch (const InputError&) {
   }

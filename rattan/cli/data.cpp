@@ -36,7 +36,8 @@ json splits_json(const Manifest& manifest) {
     splits[name] = {{"documents", split.documents},
                     {"tokens", split.tokens},
                     {"bytes", split.bytes},
-                    {"bytes_per_token", split.tokens > 0 ? static_cast<double>(split.bytes) / static_cast<double>(split.tokens) : 0.0},
+                    {"bytes_per_token",
+                     split.tokens > 0 ? static_cast<double>(split.bytes) / static_cast<double>(split.tokens) : 0.0},
                     {"shards", split.shards.size()}};
   return splits;
 }
@@ -44,8 +45,9 @@ json splits_json(const Manifest& manifest) {
 std::string splits_text(const Manifest& manifest) {
   std::string text;
   for (const auto& [name, split] : manifest.splits)
-    text += fmt::format("{:<8} {} documents, {} tokens, {} bytes ({:.2f} bytes a token), {} shard{}\n", name, split.documents,
-                        split.tokens, split.bytes, static_cast<double>(split.bytes) / static_cast<double>(std::max<int64_t>(1, split.tokens)),
+    text += fmt::format("{:<8} {} documents, {} tokens, {} bytes ({:.2f} bytes a token), {} shard{}\n", name,
+                        split.documents, split.tokens, split.bytes,
+                        static_cast<double>(split.bytes) / static_cast<double>(std::max<int64_t>(1, split.tokens)),
                         split.shards.size(), split.shards.size() == 1 ? "" : "s");
   return text;
 }
@@ -79,8 +81,8 @@ void pack(PackFlags& flags) {
                        {"empty_documents", report.empty_documents},
                        {"seconds", seconds},
                        {"splits", splits_json(report.manifest)}});
-  fmt::print(stderr, "{}{}: packed {} file{} in {:.1f} s\n{}", flags.config.progress ? "\r" : "", flags.out, report.files,
-             report.files == 1 ? "" : "s", seconds, splits_text(report.manifest));
+  fmt::print(stderr, "{}{}: packed {} file{} in {:.1f} s\n{}", flags.config.progress ? "\r" : "", flags.out,
+             report.files, report.files == 1 ? "" : "s", seconds, splits_text(report.manifest));
   if (report.empty_documents > 0) fmt::print(stderr, "left out {} empty documents\n", report.empty_documents);
   if (report.ignored_files > 0)
     fmt::print(stderr, "left out {} files of other kinds (--format would read them)\n", report.ignored_files);
@@ -89,8 +91,8 @@ void pack(PackFlags& flags) {
 void info(const InfoFlags& flags) {
   std::filesystem::path path = std::filesystem::path(flags.folder) / "manifest.json";
   std::error_code error;
-  require(std::filesystem::exists(path, error), "{}: not packed data (there is no manifest.json in it); make it with `rattan data pack`",
-          flags.folder);
+  require(std::filesystem::exists(path, error),
+          "{}: not packed data (there is no manifest.json in it); make it with `rattan data pack`", flags.folder);
   Manifest manifest = Manifest::from_json(read_file(path), path.string());
   std::string kind;
   bool lossless = false;
@@ -108,18 +110,21 @@ void info(const InfoFlags& flags) {
                        {"eos", manifest.eos},
                        {"verified", flags.verify},
                        {"splits", splits_json(manifest)}});
-  fmt::print("tokenizer {} ({} pieces, end of document {})\n{}{}", manifest.tokenizer, manifest.vocab_size, manifest.eos,
-             splits_text(manifest), flags.verify ? "all checksums match\n" : "");
+  fmt::print("tokenizer {} ({} pieces, end of document {})\n{}{}", manifest.tokenizer, manifest.vocab_size,
+             manifest.eos, splits_text(manifest), flags.verify ? "all checksums match\n" : "");
 }
 
 void declare_pack(CLI::App& verb) {
   auto flags = std::make_shared<PackFlags>();
   PackConfig& config = flags->config;
-  verb.add_option("input", config.inputs, ".txt and .jsonl files (also .gz, .zst), folders, or - for standard input")->required();
-  verb.add_option("--tokenizer", flags->tokenizer, "a .model file, a folder with a tokenizer, or the word bytes")->required();
+  verb.add_option("input", config.inputs, ".txt and .jsonl files (also .gz, .zst), folders, or - for standard input")
+      ->required();
+  verb.add_option("--tokenizer", flags->tokenizer, "a .model file, a folder with a tokenizer, or the word bytes")
+      ->required();
   verb.add_option("--out", flags->out, "the folder to make")->required();
   add_input_flags(verb, config.input);
-  verb.add_option("--valid-fraction", config.holdout.fraction, "hold out this fraction of the documents as split \"valid\"");
+  verb.add_option("--valid-fraction", config.holdout.fraction,
+                  "hold out this fraction of the documents as split \"valid\"");
   verb.add_option("--valid-count", config.holdout.count, "hold out this many documents, chosen by the seed");
   verb.add_option("--holdout-last", config.holdout.last, "hold out the last N documents");
   verb.add_option("--seed", config.holdout.seed, "of the choice of held-out documents")->capture_default_str();

@@ -7,7 +7,8 @@ namespace rattan::cli {
 
 inline void add_input_flags(CLI::App& verb, InputOptions& input) {
   verb.add_option("--format", input.format, "auto (by the file's name), text or jsonl")->capture_default_str();
-  verb.add_option("--documents", input.documents, "what is a document in text: the file, lines, or blank (parts between blank lines)")
+  verb.add_option("--documents", input.documents,
+                  "what is a document in text: the file, lines, or blank (parts between blank lines)")
       ->capture_default_str();
   verb.add_option("--field", input.field, "the field of a JSON line that holds the text")->capture_default_str();
 }

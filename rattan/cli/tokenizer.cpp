@@ -108,7 +108,8 @@ int64_t feed(const TrainFlags& flags, TokenizerTrainer& trainer) {
       if (item.first) held.emplace_back();
       held.back() += text;
       held_bytes += text.size();
-      require(held_bytes <= kMostHeld, "the last {} documents have over {} MiB; hold out fewer", holdout, kMostHeld >> 20);
+      require(held_bytes <= kMostHeld, "the last {} documents have over {} MiB; hold out fewer", holdout,
+              kMostHeld >> 20);
       if (held.size() <= holdout) continue;
       trainer.add(held.front());
       held_bytes -= held.front().size();
@@ -175,25 +176,28 @@ std::vector<int32_t> parse_ids(std::string_view text, const std::string& source)
 
 void decode(const UseFlags& flags) {
   auto tokenizer = load_tokenizer(flags.tokenizer);
-  std::vector<int32_t> ids = flags.has_ids ? parse_ids(flags.ids, "--ids") : parse_ids(read_all(flags.file), flags.file);
+  std::vector<int32_t> ids =
+      flags.has_ids ? parse_ids(flags.ids, "--ids") : parse_ids(read_all(flags.file), flags.file);
   std::string text = tokenizer->decode(ids);
   if (!flags.json) return write_stdout(text);
   json document = {{"text", text}, {"tokens", ids.size()}, {"bytes", text.size()}};
-  if (!valid_utf8(text)) document["hex"] = hex(text);   // the text then has replacement characters
+  if (!valid_utf8(text)) document["hex"] = hex(text);  // the text then has replacement characters
   print_json(document);
 }
 
 void info(const UseFlags& flags) {
   auto tokenizer = load_tokenizer(flags.tokenizer);
-  json document = {{"kind", tokenizer->kind()}, {"vocab_size", tokenizer->vocab_size()}, {"bos", tokenizer->bos()},
-                   {"eos", tokenizer->eos()},   {"lossless", tokenizer->lossless()},     {"fingerprint", tokenizer->fingerprint()}};
+  json document = {{"kind", tokenizer->kind()},         {"vocab_size", tokenizer->vocab_size()},
+                   {"bos", tokenizer->bos()},           {"eos", tokenizer->eos()},
+                   {"lossless", tokenizer->lossless()}, {"fingerprint", tokenizer->fingerprint()}};
   if (flags.pieces)
     for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) document["pieces"].push_back(tokenizer->piece_name(id));
   if (flags.json) return print_json(document);
-  fmt::print("kind         {}\nvocabulary   {} pieces\nbegin, end   {}, {} (-1: none)\nlossless     {}\nfingerprint  {}\n",
-             tokenizer->kind(), tokenizer->vocab_size(), tokenizer->bos(), tokenizer->eos(),
-             tokenizer->lossless() ? "yes" : "no (it changes the text; decode may differ from the original)",
-             tokenizer->fingerprint());
+  fmt::print(
+      "kind         {}\nvocabulary   {} pieces\nbegin, end   {}, {} (-1: none)\nlossless     {}\nfingerprint  {}\n",
+      tokenizer->kind(), tokenizer->vocab_size(), tokenizer->bos(), tokenizer->eos(),
+      tokenizer->lossless() ? "yes" : "no (it changes the text; decode may differ from the original)",
+      tokenizer->fingerprint());
   if (!flags.pieces) return;
   for (int32_t id = 0; id < tokenizer->vocab_size(); ++id) fmt::print("{}\t{}\n", id, tokenizer->piece_name(id));
 }
@@ -203,7 +207,8 @@ void declare_train(CLI::App& verb) {
   verb.add_option("input", flags->inputs, "files, folders, or - for standard input")->required();
   verb.add_option("--out", flags->out, "a .model file, or a folder for tokenizer.model")->required();
   verb.add_option("--type", flags->training.type, "bpe or unigram")->capture_default_str();
-  verb.add_option("--vocab-size", flags->training.vocab_size, "pieces, with 3 control tokens and 256 bytes")->capture_default_str();
+  verb.add_option("--vocab-size", flags->training.vocab_size, "pieces, with 3 control tokens and 256 bytes")
+      ->capture_default_str();
   verb.add_option("--character-coverage", flags->training.character_coverage,
                   "share of the characters' occurrences that get pieces of their own; the rest is written in bytes")
       ->capture_default_str();
@@ -217,13 +222,16 @@ void declare_train(CLI::App& verb) {
 void declare_use(CLI::App& parent, const char* name, const char* help, void (*work)(const UseFlags&)) {
   CLI::App& verb = *parent.add_subcommand(name, help);
   auto flags = std::make_shared<UseFlags>();
-  verb.add_option("tokenizer", flags->tokenizer, "a .model file, a folder with a tokenizer, or the word bytes")->required();
+  verb.add_option("tokenizer", flags->tokenizer, "a .model file, a folder with a tokenizer, or the word bytes")
+      ->required();
   CLI::Option* text = nullptr;
   CLI::Option* ids = nullptr;
   if (work != info) verb.add_option("file", flags->file, "what to read; - is standard input")->capture_default_str();
   if (work == encode) text = verb.add_option("--text", flags->text, "this text instead of a file")->excludes("file");
-  if (work == decode) ids = verb.add_option("--ids", flags->ids, "these ids instead of a file, such as 1,2,3")->excludes("file");
-  if (work != decode) verb.add_flag("--pieces", flags->pieces, work == info ? "list the vocabulary" : "print pieces, one a line");
+  if (work == decode)
+    ids = verb.add_option("--ids", flags->ids, "these ids instead of a file, such as 1,2,3")->excludes("file");
+  if (work != decode)
+    verb.add_flag("--pieces", flags->pieces, work == info ? "list the vocabulary" : "print pieces, one a line");
   verb.add_flag("--json", flags->json, "print one JSON document");
   verb.callback([=] {
     flags->has_text = text && text->count() > 0;

@@ -100,7 +100,7 @@ class GzipBytes final : public ByteSource {
       }
       inside_ = true;
       int code = inflate(&stream_, Z_NO_FLUSH);
-      if (code == Z_STREAM_END) {   // further members may follow
+      if (code == Z_STREAM_END) {  // further members may follow
         inside_ = false;
         inflateReset(&stream_);
       } else {
@@ -114,7 +114,7 @@ class GzipBytes final : public ByteSource {
  private:
   Filled input_;
   z_stream stream_{};
-  bool inside_ = true;   // an empty file is no gzip data either
+  bool inside_ = true;  // an empty file is no gzip data either
 };
 
 class ZstdBytes final : public ByteSource {

@@ -14,6 +14,6 @@ class ByteSource {
 };
 
 // "-" is standard input. Files named *.gz and *.zst are decompressed, standard input if it starts like one.
-std::unique_ptr<ByteSource> open_bytes(const std::string& path);   // InputError
+std::unique_ptr<ByteSource> open_bytes(const std::string& path);  // InputError
 
 }  // namespace rattan

@@ -10,7 +10,7 @@ namespace rattan {
 class Checksum {
  public:
   explicit Checksum(uint64_t seed = 0);
-  void add(const void* data, std::size_t bytes);   // in any portions
+  void add(const void* data, std::size_t bytes);  // in any portions
   uint64_t value() const;
 
  private:
@@ -21,6 +21,6 @@ class Checksum {
 };
 
 uint64_t checksum(std::string_view data, uint64_t seed = 0);
-std::string checksum_text(uint64_t value);   // 16 hexadecimal digits
+std::string checksum_text(uint64_t value);  // 16 hexadecimal digits
 
 }  // namespace rattan

@@ -19,7 +19,8 @@ uint64_t order_stream(uint64_t source, uint64_t epoch) { return (source + 1) << 
 
 // What a position depends on. The size of a batch and the number of epochs are not part of it.
 uint64_t make_signature(const StreamConfig& config, const std::vector<SourceCursor>& sources) {
-  std::string text = fmt::format("{} {} {} {} {}", config.split, config.layout, config.seq_len, config.seed, config.sequential);
+  std::string text =
+      fmt::format("{} {} {} {} {}", config.split, config.layout, config.seq_len, config.seed, config.sequential);
   for (const SourceCursor& source : sources) {
     const Manifest& manifest = source.data().manifest();
     text += fmt::format(" {} {}", source.weight(), manifest.tokenizer);
@@ -38,7 +39,8 @@ SourceCursor::SourceCursor(const StreamConfig& config, std::size_t index)
       epochs_(config.sequential ? std::max<int64_t>(1, config.epochs) : config.epochs),
       weight_(config.sources[index].weight) {
   const std::string& path = config.sources[index].path;
-  require(std::isfinite(weight_) && weight_ > 0, "data: the weight of {} must be a positive number, got {}", path, weight_);
+  require(std::isfinite(weight_) && weight_ > 0, "data: the weight of {} must be a positive number, got {}", path,
+          weight_);
   int64_t tokens = data_->tokens();
   if (config.layout == "concat") {
     require(tokens >= 2, "{}: split \"{}\" has {} tokens; at least 2 are needed", path, config.split, tokens);
@@ -57,7 +59,8 @@ SourceCursor::SourceCursor(const StreamConfig& config, std::size_t index)
 
 void SourceCursor::reorder() {
   if (shuffled_)
-    order_ = std::make_unique<Permutation>(units_, seed_, cursor_file::order_stream(number_, static_cast<uint64_t>(epoch_)));
+    order_ =
+        std::make_unique<Permutation>(units_, seed_, cursor_file::order_stream(number_, static_cast<uint64_t>(epoch_)));
 }
 
 void SourceCursor::advance() {
@@ -69,7 +72,8 @@ void SourceCursor::advance() {
 }
 
 bool SourceCursor::can_stand_at(int64_t epoch, int64_t index, int64_t offset) const {
-  return epoch >= 0 && epoch < int64_t{1} << 40 && index >= 0 && index < units_ && offset >= 0 && offset <= longest_offset_;
+  return epoch >= 0 && epoch < int64_t{1} << 40 && index >= 0 && index < units_ && offset >= 0 &&
+         offset <= longest_offset_;
 }
 
 void SourceCursor::stand_at(int64_t epoch, int64_t index, int64_t offset) {
@@ -129,7 +133,8 @@ std::string Mixture::position() const {
   json sources = json::array();
   for (const SourceCursor& source : sources_)
     sources.push_back({{"epoch", source.epoch()}, {"index", source.index()}, {"offset", source.offset()}});
-  return json{{"data", checksum_text(signature_)}, {"draws", draws_}, {"current", current_}, {"sources", sources}}.dump();
+  return json{{"data", checksum_text(signature_)}, {"draws", draws_}, {"current", current_}, {"sources", sources}}
+      .dump();
 }
 
 void Mixture::restore(const std::string& position) {
@@ -146,9 +151,11 @@ void Mixture::restore(const std::string& position) {
           "layout, sequence length, seed); restore those, or start anew");
   const json& sources = value["sources"];
   int64_t draws = number(value, "draws"), current = number(value, "current");
-  damaged(sources.size() == sources_.size() && draws >= 0 && current >= -1 && current < static_cast<int64_t>(sources.size()));
+  damaged(sources.size() == sources_.size() && draws >= 0 && current >= -1 &&
+          current < static_cast<int64_t>(sources.size()));
   for (std::size_t i = 0; i < sources_.size(); ++i)
-    damaged(sources_[i].can_stand_at(number(sources[i], "epoch"), number(sources[i], "index"), number(sources[i], "offset")));
+    damaged(sources_[i].can_stand_at(number(sources[i], "epoch"), number(sources[i], "index"),
+                                     number(sources[i], "offset")));
   for (std::size_t i = 0; i < sources_.size(); ++i)
     sources_[i].stand_at(number(sources[i], "epoch"), number(sources[i], "index"), number(sources[i], "offset"));
   draws_ = static_cast<uint64_t>(draws);

@@ -14,18 +14,20 @@ namespace rattan {
 // Walks the units (windows of the grid, or documents) of one source, epoch after epoch.
 class SourceCursor {
  public:
-  SourceCursor(const StreamConfig& config, std::size_t index);   // InputError
+  SourceCursor(const StreamConfig& config, std::size_t index);  // InputError
 
   const Dataset& data() const { return *data_; }
   int64_t unit() const { return order_ ? (*order_)(index_) : index_; }
-  int64_t offset() const { return offset_; }   // within a document: where its next piece starts
+  int64_t offset() const { return offset_; }  // within a document: where its next piece starts
   void set_offset(int64_t offset) { offset_ = offset; }
-  void advance();   // to the next unit
+  void advance();  // to the next unit
 
   bool exhausted() const { return epochs_ > 0 && epoch_ >= epochs_; }
-  double weight() const { return weight_; }           // as the config says
-  double unit_weight() const { return unit_weight_; } // chance of a draw, so that tokens follow the weights
-  double passes() const { return static_cast<double>(epoch_) + static_cast<double>(index_) / static_cast<double>(units_); }
+  double weight() const { return weight_; }            // as the config says
+  double unit_weight() const { return unit_weight_; }  // chance of a draw, so that tokens follow the weights
+  double passes() const {
+    return static_cast<double>(epoch_) + static_cast<double>(index_) / static_cast<double>(units_);
+  }
 
   int64_t epoch() const { return epoch_; }
   int64_t index() const { return index_; }

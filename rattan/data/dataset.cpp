@@ -28,9 +28,11 @@ std::string names(const std::map<std::string, SplitEntry>& splits) {
 // end-of-document counts the mean.
 std::vector<double> bytes_of_tokens(const Tokenizer& tokenizer, const Dataset& data) {
   std::vector<double> bytes(static_cast<std::size_t>(tokenizer.vocab_size()));
-  double mean = static_cast<double>(data.bytes()) / static_cast<double>(std::max<int64_t>(1, data.tokens() - data.documents()));
+  double mean =
+      static_cast<double>(data.bytes()) / static_cast<double>(std::max<int64_t>(1, data.tokens() - data.documents()));
   for (std::size_t id = 0; id < bytes.size(); ++id)
-    bytes[id] = tokenizer.lossless() ? static_cast<double>(tokenizer.decode_piece(static_cast<int32_t>(id)).size()) : mean;
+    bytes[id] =
+        tokenizer.lossless() ? static_cast<double>(tokenizer.decode_piece(static_cast<int32_t>(id)).size()) : mean;
   if (tokenizer.eos() >= 0) bytes[static_cast<std::size_t>(tokenizer.eos())] = 0;
   return bytes;
 }
@@ -40,8 +42,8 @@ std::vector<double> bytes_of_tokens(const Tokenizer& tokenizer, const Dataset& d
 Dataset::Dataset(const std::filesystem::path& folder, const std::string& split, bool verify)
     : folder_(folder), manifest_(dataset_file::read_manifest(folder)) {
   auto found = manifest_.splits.find(split);
-  require(found != manifest_.splits.end(), "{}: there is no split \"{}\" in this data; it has: {}", folder.string(), split,
-          dataset_file::names(manifest_.splits));
+  require(found != manifest_.splits.end(), "{}: there is no split \"{}\" in this data; it has: {}", folder.string(),
+          split, dataset_file::names(manifest_.splits));
   tokenizer_ = load_tokenizer(folder);
   require_same_vocabulary(tokenizer_->fingerprint(), manifest_.tokenizer, folder.string());
   require(tokenizer_->vocab_size() == manifest_.vocab_size && tokenizer_->eos() == manifest_.eos,
@@ -64,21 +66,23 @@ Dataset::Dataset(const std::filesystem::path& folder, const std::string& split, 
   if (verify) {
     int64_t bytes = 0;
     for (const Shard& shard : shards_) bytes += shard.bytes();
-    require(bytes == bytes_, "{}: the manifest says {} bytes of text, the shards {}; pack the data again", folder.string(),
-            bytes_, bytes);
+    require(bytes == bytes_, "{}: the manifest says {} bytes of text, the shards {}; pack the data again",
+            folder.string(), bytes_, bytes);
   }
   token_bytes_ = dataset_file::bytes_of_tokens(*tokenizer_, *this);
 }
 
 void Dataset::read(int64_t begin, std::span<int64_t> out) const {
   require(begin >= 0 && begin <= tokens_ && static_cast<int64_t>(out.size()) <= tokens_ - begin,
-          "{}: tokens {} to {} asked of {}", folder_.string(), begin, begin + static_cast<int64_t>(out.size()), tokens_);
+          "{}: tokens {} to {} asked of {}", folder_.string(), begin, begin + static_cast<int64_t>(out.size()),
+          tokens_);
   auto shard = static_cast<std::size_t>(std::upper_bound(first_token_.begin(), first_token_.end(), begin) -
-                                        first_token_.begin()) - 1;
+                                        first_token_.begin()) -
+               1;
   while (!out.empty()) {
     int64_t offset = begin - first_token_[shard];
-    auto count = static_cast<std::size_t>(
-        std::min<int64_t>(static_cast<int64_t>(out.size()), shards_[shard].tokens() - offset));
+    auto count =
+        static_cast<std::size_t>(std::min<int64_t>(static_cast<int64_t>(out.size()), shards_[shard].tokens() - offset));
     shards_[shard].read(offset, out.first(count));
     out = out.subspan(count);
     begin += static_cast<int64_t>(count);
@@ -89,7 +93,8 @@ void Dataset::read(int64_t begin, std::span<int64_t> out) const {
 Document Dataset::document(int64_t index) const {
   require(index >= 0 && index < documents_, "{}: document {} asked of {}", folder_.string(), index, documents_);
   auto shard = static_cast<std::size_t>(std::upper_bound(first_document_.begin(), first_document_.end(), index) -
-                                        first_document_.begin()) - 1;
+                                        first_document_.begin()) -
+               1;
   Document document = shards_[shard].document(index - first_document_[shard]);
   document.begin += first_token_[shard];
   document.end += first_token_[shard];

@@ -23,7 +23,7 @@ namespace rattan {
 struct ShardEntry {
   std::string file;
   int64_t tokens = 0, documents = 0;
-  std::string checksum;   // 16 hexadecimal digits
+  std::string checksum;  // 16 hexadecimal digits
 };
 
 struct SplitEntry {
@@ -32,13 +32,13 @@ struct SplitEntry {
 };
 
 struct Manifest {
-  std::string tokenizer;   // its fingerprint
+  std::string tokenizer;  // its fingerprint
   int64_t vocab_size = 0;
   int32_t eos = -1;
   std::map<std::string, SplitEntry> splits;
 
   std::string to_json() const;
-  static Manifest from_json(const std::string& text, const std::string& source);   // InputError
+  static Manifest from_json(const std::string& text, const std::string& source);  // InputError
 };
 
 // One split of packed data as one long sequence of tokens. Opening maps the files and checks their sizes.
@@ -55,7 +55,7 @@ class Dataset {
   int64_t bytes() const { return bytes_; }
 
   void read(int64_t begin, std::span<int64_t> out) const;
-  Document document(int64_t index) const;   // begin and end count from the start of the split
+  Document document(int64_t index) const;  // begin and end count from the start of the split
 
   // How many bytes of original text this token stands for. Exact for a lossless tokenizer; for others the
   // mean over the split, so that the whole split still has its true length.
@@ -66,7 +66,7 @@ class Dataset {
   Manifest manifest_;
   std::unique_ptr<Tokenizer> tokenizer_;
   std::vector<Shard> shards_;
-  std::vector<int64_t> first_token_, first_document_;   // of each shard, and one past the last
+  std::vector<int64_t> first_token_, first_document_;  // of each shard, and one past the last
   int64_t tokens_ = 0, documents_ = 0, bytes_ = 0;
   std::vector<double> token_bytes_;
 };

@@ -9,8 +9,8 @@ namespace rattan {
 namespace documents_file {
 
 constexpr std::size_t kChunk = 1 << 18;
-constexpr std::size_t kLongestWhole = std::size_t{64} << 20;   // of a document that cannot be cut
-constexpr std::size_t kLongestLine = std::size_t{64} << 20;     // of a JSON line
+constexpr std::size_t kLongestWhole = std::size_t{64} << 20;  // of a document that cannot be cut
+constexpr std::size_t kLongestLine = std::size_t{64} << 20;   // of a JSON line
 
 bool blank(std::string_view text) { return text.find_first_not_of(" \t\r") == std::string_view::npos; }
 
@@ -28,13 +28,14 @@ std::string_view item_text(const TextPortion& portion, const TextPortion::Item& 
     std::string_view said = error.what();
     fail_input("{}:{}: not a JSON value: {}", portion.file, item.line, said.substr(said.find("] ") + 2));
   }
-  require(value.is_object(), "{}:{}: expected a JSON object with a field \"{}\"", portion.file, item.line, options.field);
+  require(value.is_object(), "{}:{}: expected a JSON object with a field \"{}\"", portion.file, item.line,
+          options.field);
   auto field = value.find(options.field);
   if (field == value.end()) {
     std::string names;
     for (const auto& [name, ignored] : value.items()) names += (names.empty() ? "" : ", ") + name;
-    fail_input("{}:{}: there is no field \"{}\"; it has: {} (choose with --field)", portion.file, item.line, options.field,
-               names.empty() ? "none" : names);
+    fail_input("{}:{}: there is no field \"{}\"; it has: {} (choose with --field)", portion.file, item.line,
+               options.field, names.empty() ? "none" : names);
   }
   require(field->is_string(), "{}:{}: the field \"{}\" is not a string", portion.file, item.line, options.field);
   storage = std::move(field->get_ref<std::string&>());
@@ -60,8 +61,10 @@ bool DocumentReader::next(TextPortion& portion) {
     if (!source_ && !open_next()) return false;
     portion.file = file_;
     while (source_) {
-      if (at_ == chunk_.size() && !refill()) end_of_file(portion);
-      else consume(portion);
+      if (at_ == chunk_.size() && !refill())
+        end_of_file(portion);
+      else
+        consume(portion);
       if (portion.text.size() >= wanted_ && hand_over(portion)) return true;
     }
     if (!portion.items.empty()) return true;
@@ -115,7 +118,7 @@ void DocumentReader::consume_paragraph(TextPortion& portion) {
   std::size_t end = chunk_.find('\n', at_);
   bool whole = end != std::string::npos;
   std::string_view line = std::string_view(chunk_).substr(at_, whole ? end - at_ : std::string::npos);
-  if (!within_line_ && line == "\r" && !whole) {   // perhaps half of a blank line's end
+  if (!within_line_ && line == "\r" && !whole) {  // perhaps half of a blank line's end
     if (refill()) return;
     whole = true;
   }
@@ -167,8 +170,8 @@ bool DocumentReader::hand_over(TextPortion& portion) {
     return true;
   }
   if (json_) {
-    require(size <= kLongestLine, "{}:{}: a JSON line of over {} MiB; put so long a text into a .txt file", file_, line_ + 1,
-            kLongestLine >> 20);
+    require(size <= kLongestLine, "{}:{}: a JSON line of over {} MiB; put so long a text into a .txt file", file_,
+            line_ + 1, kLongestLine >> 20);
   } else if (std::size_t cut = safe_cut_(portion.text); cut > 0) {
     carried_ = portion.text.substr(cut);
     portion.text.resize(cut);

@@ -12,16 +12,16 @@
 namespace rattan {
 
 struct InputOptions {
-  std::string format = "auto";   // auto (by the file's name; text on standard input) | text | jsonl
-  std::string documents = "file";   // where text is divided: file | lines | blank (at blank lines)
-  std::string field = "text";    // of a JSON line
+  std::string format = "auto";     // auto (by the file's name; text on standard input) | text | jsonl
+  std::string documents = "file";  // where text is divided: file | lines | blank (at blank lines)
+  std::string field = "text";      // of a JSON line
 };
 
 // All files that `inputs` name, folders searched recursively and sorted; in folders only .txt, .jsonl and
 // these with .gz or .zst count. InputError if an input is missing or its kind is not known.
 struct InputFiles {
   std::vector<std::string> paths;
-  int64_t ignored = 0;   // files in folders that are of no known kind
+  int64_t ignored = 0;  // files in folders that are of no known kind
 };
 // "text" or "jsonl", or "" if the name does not tell.
 std::string input_kind(const std::string& path, const InputOptions& options);
@@ -30,13 +30,13 @@ InputFiles find_inputs(const std::vector<std::string>& inputs, const InputOption
 // Part of the input: whole documents, or a stretch of one that is too long for one portion.
 struct TextPortion {
   struct Item {
-    std::size_t begin, size;   // in `text`
-    bool first, last;          // whether it starts and ends its document
-    int64_t line;              // for JSON lines, which are handed over as they stand; else 0
+    std::size_t begin, size;  // in `text`
+    bool first, last;         // whether it starts and ends its document
+    int64_t line;             // for JSON lines, which are handed over as they stand; else 0
   };
   std::string text;
   std::vector<Item> items;
-  std::string file;            // all items are of one file
+  std::string file;  // all items are of one file
 };
 
 // The text of one item: itself, or the field of its JSON line. InputError with file and line.
@@ -51,9 +51,9 @@ class DocumentReader {
                  std::function<std::size_t(std::string_view)> safe_cut, std::size_t portion_bytes = 1 << 20);
   ~DocumentReader();
 
-  bool next(TextPortion& portion);   // false at the end
+  bool next(TextPortion& portion);  // false at the end
   int64_t empty_documents() const { return empty_; }
-  int64_t bytes_read() const { return bytes_read_; }   // after decompression
+  int64_t bytes_read() const { return bytes_read_; }  // after decompression
 
  private:
   bool open_next();
@@ -81,11 +81,11 @@ class DocumentReader {
   int64_t line_ = 0;
 
   // The document being read. What of it is not handed over yet starts at `begin_` of the portion.
-  bool open_ = false;             // it has begun
-  bool first_ = true;             // none of it was handed over
+  bool open_ = false;  // it has begun
+  bool first_ = true;  // none of it was handed over
   bool within_line_ = false, line_break_due_ = false;
   std::size_t begin_ = 0, wanted_ = 0;
-  std::string carried_;           // start of the next portion
+  std::string carried_;  // start of the next portion
 };
 
 }  // namespace rattan

@@ -13,11 +13,14 @@ void add_folder(const fs::path& folder, const InputOptions& options, InputFiles&
   std::vector<std::string> paths;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
     if (!entry.is_regular_file()) continue;
-    if (input_kind(entry.path().string(), options).empty()) ++found.ignored;
-    else paths.push_back(entry.path().string());
+    if (input_kind(entry.path().string(), options).empty())
+      ++found.ignored;
+    else
+      paths.push_back(entry.path().string());
   }
   require(!paths.empty(), "{}: no .txt or .jsonl files (or these with .gz or .zst) in this folder{}", folder.string(),
-          found.ignored > 0 ? fmt::format("; it has {} others, which --format text or jsonl would read", found.ignored) : "");
+          found.ignored > 0 ? fmt::format("; it has {} others, which --format text or jsonl would read", found.ignored)
+                            : "");
   std::sort(paths.begin(), paths.end());
   found.paths.insert(found.paths.end(), paths.begin(), paths.end());
 }
@@ -51,10 +54,11 @@ InputFiles find_inputs(const std::vector<std::string>& inputs, const InputOption
       add_folder(input, options, found);
     } else {
       require(fs::exists(input, error), "{}: no such file or folder", input);
-      require(!input_kind(input, options).empty(),
-              "{}: the kind of file is not known from its name; expected .txt or .jsonl (or these with .gz or .zst), or "
-              "say --format text or --format jsonl",
-              input);
+      require(
+          !input_kind(input, options).empty(),
+          "{}: the kind of file is not known from its name; expected .txt or .jsonl (or these with .gz or .zst), or "
+          "say --format text or --format jsonl",
+          input);
       found.paths.push_back(input);
     }
   }

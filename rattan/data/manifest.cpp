@@ -68,8 +68,8 @@ SplitEntry read_split(const Reader& read, const json& value) {
 
 std::string Manifest::to_json() const {
   using manifest_file::json;
-  json document = {{"format", "rattan-data"}, {"version", 1},   {"tokenizer", tokenizer},
-                   {"vocab_size", vocab_size}, {"eos", eos}, {"splits", json::object()}};
+  json document = {{"format", "rattan-data"},  {"version", 1}, {"tokenizer", tokenizer},
+                   {"vocab_size", vocab_size}, {"eos", eos},   {"splits", json::object()}};
   for (const auto& [name, split] : splits) {
     json shards = json::array();
     for (const ShardEntry& shard : split.shards)

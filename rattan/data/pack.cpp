@@ -19,7 +19,7 @@ namespace pack_file {
 // A portion of text as tokens.
 struct Encoded {
   struct Part {
-    std::size_t end;   // in `ids`
+    std::size_t end;  // in `ids`
     int64_t bytes;
     bool first, last;
   };
@@ -33,8 +33,10 @@ Encoded encode(const TextPortion& portion, const InputOptions& options, Encoder&
   std::string storage;
   for (const auto& item : portion.items) {
     std::string_view text = item_text(portion, item, options, storage);
-    if (item.first) encoder.encode(text, encoded.ids);
-    else encoder.encode_more(text, encoded.ids);
+    if (item.first)
+      encoder.encode(text, encoded.ids);
+    else
+      encoder.encode_more(text, encoded.ids);
     encoded.parts.push_back({encoded.ids.size(), static_cast<int64_t>(text.size()), item.first, item.last});
   }
   return encoded;
@@ -123,8 +125,10 @@ class Pipeline {
     for (const auto& part : encoded.parts) {
       // Only a JSON line can turn out to be empty here; its document is then both first and last.
       bool empty = part.first && part.last && part.bytes == 0;
-      if (empty) ++empty_;
-      else divider_.part(std::span(encoded.ids).subspan(begin, part.end - begin), part.bytes, part.first, part.last);
+      if (empty)
+        ++empty_;
+      else
+        divider_.part(std::span(encoded.ids).subspan(begin, part.end - begin), part.bytes, part.first, part.last);
       begin = part.end;
     }
     if (config_.progress) config_.progress(bytes_read_);
@@ -152,10 +156,12 @@ void check(const PackConfig& config, const Tokenizer& tokenizer) {
   const Holdout& holdout = config.holdout;
   int ways = (holdout.fraction != 0) + (holdout.count != 0) + (holdout.last != 0);
   require(ways <= 1, "hold out a fraction, a count, or the last documents; not several of these");
-  require(holdout.fraction >= 0 && holdout.fraction < 1, "the held-out fraction must be in [0, 1), got {}", holdout.fraction);
+  require(holdout.fraction >= 0 && holdout.fraction < 1, "the held-out fraction must be in [0, 1), got {}",
+          holdout.fraction);
   require(holdout.count >= 0 && holdout.last >= 0, "the number of documents to hold out must be 0 or more, got {}",
           std::min(holdout.count, holdout.last));
-  require(config.threads >= 0 && config.threads <= 1024, "threads must be 0 (one a core) to 1024, got {}", config.threads);
+  require(config.threads >= 0 && config.threads <= 1024, "threads must be 0 (one a core) to 1024, got {}",
+          config.threads);
   require(config.shard_tokens >= 1, "a shard must hold at least 1 token, got {}", config.shard_tokens);
   require(tokenizer.eos() >= 0, "{}: this tokenizer has no end-of-document token, which packed data needs",
           config.tokenizer.string());
@@ -171,7 +177,8 @@ PackReport pack(const PackConfig& config) {
   PartialFolder folder(config.out, config.overwrite, "manifest.json");
   DocumentReader reader(inputs.paths, config.input, [&](std::string_view text) { return tokenizer->safe_cut(text); });
   Divider divider(folder.path(), *tokenizer, config.holdout, config.shard_tokens);
-  int threads = config.threads > 0 ? config.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  int threads =
+      config.threads > 0 ? config.threads : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   Pipeline pipeline(config, *tokenizer, reader, divider, threads);
   pipeline.run(threads);
 

@@ -32,10 +32,10 @@ struct PackConfig {
   std::filesystem::path tokenizer;
   std::filesystem::path out;
   Holdout holdout;
-  int threads = 0;                          // 0: one a core
-  int64_t shard_tokens = int64_t{1} << 28;  // a shard is closed by the document that reaches this
-  bool overwrite = false;                   // replace packed data that is there
-  std::function<void(int64_t bytes_read)> progress;   // called now and then, from any thread, one at a time
+  int threads = 0;                                   // 0: one a core
+  int64_t shard_tokens = int64_t{1} << 28;           // a shard is closed by the document that reaches this
+  bool overwrite = false;                            // replace packed data that is there
+  std::function<void(int64_t bytes_read)> progress;  // called now and then, from any thread, one at a time
 };
 
 struct PackReport {

@@ -21,8 +21,8 @@ void check_free(const fs::path& out, bool overwrite, const char* marker) {
   require(fs::is_directory(out, error), "{}: exists and is not a folder", out.string());
   if (fs::is_empty(out, error)) return;
   require(overwrite, "{}: exists already; choose another name, or replace it with --overwrite", out.string());
-  require(fs::exists(out / marker, error), "{}: exists, but there is no {} in it; remove it yourself if it is not needed",
-          out.string(), marker);
+  require(fs::exists(out / marker, error),
+          "{}: exists, but there is no {} in it; remove it yourself if it is not needed", out.string(), marker);
 }
 
 }  // namespace partial_folder_file
@@ -31,7 +31,8 @@ PartialFolder::PartialFolder(const std::filesystem::path& out, bool overwrite, c
     : out_(out.lexically_normal()) {
   using namespace partial_folder_file;
   if (!out_.has_filename()) out_ = out_.parent_path();
-  require(!out_.empty() && out_ != "." && out_ != "..", "\"{}\" cannot be an output folder; give it a name", out.string());
+  require(!out_.empty() && out_ != "." && out_ != "..", "\"{}\" cannot be an output folder; give it a name",
+          out.string());
   check_free(out_, overwrite, marker);
   path_ = out_.string() + ".partial";
   std::error_code error;

@@ -9,7 +9,7 @@ namespace rattan {
 class Permutation {
  public:
   Permutation(int64_t n, uint64_t seed, uint64_t stream);
-  int64_t operator()(int64_t index) const;   // index in [0, n)
+  int64_t operator()(int64_t index) const;  // index in [0, n)
 
  private:
   uint64_t n_, seed_, stream_;

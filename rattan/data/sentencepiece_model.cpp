@@ -16,8 +16,8 @@ class Message {
   Message(std::string_view content, const std::string& source) : content_(content), source_(source) {}
 
   int field = 0, wire = 0;
-  uint64_t number = 0;      // wire types 0, 1, 5
-  std::string_view data;    // wire type 2
+  uint64_t number = 0;    // wire types 0, 1, 5
+  std::string_view data;  // wire type 2
 
   bool next() {
     if (at_ == content_.size()) return false;
@@ -26,9 +26,15 @@ class Message {
     check(key >> 3 > 0 && key >> 3 < (1u << 29));
     field = static_cast<int>(key >> 3);
     switch (wire) {
-      case 0: number = varint(); break;
-      case 1: number = fixed(8); break;
-      case 5: number = fixed(4); break;
+      case 0:
+        number = varint();
+        break;
+      case 1:
+        number = fixed(8);
+        break;
+      case 5:
+        number = fixed(4);
+        break;
       case 2: {
         uint64_t size = varint();
         check(size <= content_.size() - at_);
@@ -36,7 +42,8 @@ class Message {
         at_ += size;
         break;
       }
-      default: check(false);
+      default:
+        check(false);
     }
     return true;
   }

@@ -14,16 +14,16 @@ namespace rattan {
 struct SentencePieceModel {
   enum class Type { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
   struct Piece {
-    std::string text;   // a blank is written U+2581
+    std::string text;  // a blank is written U+2581
     float score = 0;
     Type type = Type::normal;
   };
   std::vector<Piece> pieces;
-  int64_t algorithm = 1;   // 1 unigram, 2 BPE
+  int64_t algorithm = 1;  // 1 unigram, 2 BPE
   bool byte_fallback = false, suffix_blank = false;
-  std::string unknown_text = " \xE2\x81\x87 ";   // what an unknown token decodes to
+  std::string unknown_text = " \xE2\x81\x87 ";  // what an unknown token decodes to
   bool dummy_prefix = true, removes_blanks = true, escapes_blanks = true;
-  std::string character_map;   // normalization rules; empty: none
+  std::string character_map;  // normalization rules; empty: none
   bool denormalizes = false;
 };
 

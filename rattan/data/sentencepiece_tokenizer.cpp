@@ -21,8 +21,8 @@
 namespace rattan {
 namespace sentencepiece_tokenizer_file {
 
-constexpr std::string_view kBlank = "\xE2\x96\x81";   // U+2581
-constexpr std::size_t kLongWord = 1 << 16;            // longer stretches without a safe place are cut here
+constexpr std::string_view kBlank = "\xE2\x96\x81";  // U+2581
+constexpr std::size_t kLongWord = 1 << 16;           // longer stretches without a safe place are cut here
 constexpr std::size_t kCachedWord = 64;
 
 // Added to a model, these bytes (field 3 of the message, in it field 3 = 0) switch the dummy prefix off.
@@ -41,10 +41,10 @@ struct Library {
 
 // Where a direct model's text may be cut.
 struct Cuts {
-  bool blank_known = false;             // the vocabulary has a piece for the blank
-  bool before_blank = true;             // no piece has a blank after something else
-  std::array<bool, 128> alone{};        // no longer piece has this character
-  std::array<bool, 256> forced{};       // first bytes that are written with byte pieces
+  bool blank_known = false;        // the vocabulary has a piece for the blank
+  bool before_blank = true;        // no piece has a blank after something else
+  std::array<bool, 128> alone{};   // no longer piece has this character
+  std::array<bool, 256> forced{};  // first bytes that are written with byte pieces
 
   explicit Cuts(const SentencePieceModel& model) {
     alone.fill(true);
@@ -105,7 +105,7 @@ struct Cuts {
 struct Shared {
   Library library;
   Cuts cuts;
-  bool add_blank = false;                 // texts start with a blank that is not theirs
+  bool add_blank = false;  // texts start with a blank that is not theirs
   std::array<int32_t, 256> byte_ids{};
   std::array<std::vector<int32_t>, 128> alone_ids;
 
@@ -178,8 +178,8 @@ class SentencePieceTokenizer final : public Tokenizer {
     direct_ = model.byte_fallback && !model.removes_blanks && model.escapes_blanks && model.character_map.empty() &&
               !(model.suffix_blank && model.dummy_prefix);
     shared_.add_blank = direct_ && model.dummy_prefix;
-    auto status = shared_.library.processor.LoadFromSerializedProto(
-        direct_ ? content_ + std::string(kNoDummyPrefix) : content_);
+    auto status =
+        shared_.library.processor.LoadFromSerializedProto(direct_ ? content_ + std::string(kNoDummyPrefix) : content_);
     require(status.ok(), "{}: sentencepiece refuses this model: {}", source, status.ToString());
     kind_ = model.algorithm == 1 ? "unigram" : "bpe";
     std::vector<std::string> pieces;
@@ -242,7 +242,7 @@ class SentencePieceTokenizer final : public Tokenizer {
 
  private:
   static std::size_t byte_of(const SentencePieceModel::Piece& piece) {
-    return std::stoul(piece.text.substr(3, 2), nullptr, 16);   // <0x2A>
+    return std::stoul(piece.text.substr(3, 2), nullptr, 16);  // <0x2A>
   }
 
   static std::string text_of(const SentencePieceModel& model, const SentencePieceModel::Piece& piece) {

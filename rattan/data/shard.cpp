@@ -42,8 +42,8 @@ Shard::Shard(const std::filesystem::path& path, bool verify) : path_(path), name
   std::memcpy(&header, bytes.data(), sizeof header);
   require(header.magic == kShardMagic, "{}: not a token shard (expected the mark RATSHARD at its start)", name_);
   damaged(header.own_checksum == header.make_checksum(), "the header's checksum does not match");
-  require(header.version == kShardVersion, "{}: a token shard of version {}; this program reads version {}",
-          name_, header.version, kShardVersion);
+  require(header.version == kShardVersion, "{}: a token shard of version {}; this program reads version {}", name_,
+          header.version, kShardVersion);
   damaged(header.id_bytes == 2 || header.id_bytes == 4, "ids of an unknown size");
   uint64_t limit = bytes.size();
   damaged(header.tokens <= limit && header.documents <= limit, "its size does not fit its header");
@@ -101,8 +101,8 @@ Document Shard::document(int64_t index) const {
   uint64_t begin = index > 0 ? load_u64(index_ + (index - 1) * 16) : 0;
   uint64_t end = load_u64(index_ + index * 16), bytes = load_u64(index_ + index * 16 + 8);
   require(begin < end && end <= static_cast<uint64_t>(tokens_) && bytes <= uint64_t{1} << 48,
-          "{}: damaged token shard: document {} is said to hold tokens {} to {} of {}; pack the data again",
-          name_, index, begin, end, tokens_);
+          "{}: damaged token shard: document {} is said to hold tokens {} to {} of {}; pack the data again", name_,
+          index, begin, end, tokens_);
   return {static_cast<int64_t>(begin), static_cast<int64_t>(end), static_cast<int64_t>(bytes)};
 }
 
@@ -111,8 +111,10 @@ int64_t Shard::document_at(int64_t token) const {
   int64_t low = 0, high = documents_ - 1;
   while (low < high) {
     int64_t middle = (low + high) / 2;
-    if (document(middle).end > token) high = middle;
-    else low = middle + 1;
+    if (document(middle).end > token)
+      high = middle;
+    else
+      low = middle + 1;
   }
   return low;
 }

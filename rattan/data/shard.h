@@ -22,8 +22,8 @@
 namespace rattan {
 
 struct Document {
-  int64_t begin, end;   // tokens [begin, end) of the shard or of the whole split
-  int64_t bytes;        // of the original text
+  int64_t begin, end;  // tokens [begin, end) of the shard or of the whole split
+  int64_t bytes;       // of the original text
 };
 
 class Shard {
@@ -37,12 +37,12 @@ class Shard {
   int64_t documents() const { return documents_; }
   int64_t vocab_size() const { return vocab_size_; }
   uint64_t checksum() const { return checksum_; }
-  int64_t bytes() const;   // of the original texts
+  int64_t bytes() const;  // of the original texts
 
   // Ids [begin, begin + out.size()); InputError if one is out of range.
   void read(int64_t begin, std::span<int64_t> out) const;
   Document document(int64_t index) const;
-  int64_t document_at(int64_t token) const;   // the index of the document that holds this token
+  int64_t document_at(int64_t token) const;  // the index of the document that holds this token
 
  private:
   void verify() const;
@@ -65,10 +65,10 @@ class ShardWriter {
   ShardWriter& operator=(const ShardWriter&) = delete;
 
   void append(std::span<const int32_t> ids);
-  void end_document(int64_t bytes);   // the tokens since the last call are a document
+  void end_document(int64_t bytes);  // the tokens since the last call are a document
   int64_t tokens() const { return tokens_; }
   int64_t documents() const { return static_cast<int64_t>(index_.size()) / 2; }
-  uint64_t close();   // writes index and header, syncs; returns the checksum
+  uint64_t close();  // writes index and header, syncs; returns the checksum
 
  private:
   struct File;

@@ -10,7 +10,7 @@ namespace rattan {
 
 static_assert(std::endian::native == std::endian::little, "token shards are read as they stand in memory");
 
-constexpr uint64_t kShardMagic = 0x4452414853544152;   // "RATSHARD"
+constexpr uint64_t kShardMagic = 0x4452414853544152;  // "RATSHARD"
 constexpr uint32_t kShardVersion = 1;
 
 struct ShardHeader {

@@ -10,7 +10,7 @@ namespace rattan {
 namespace split_writer_file {
 
 constexpr int64_t kMostHeldTokens = int64_t{64} << 20;
-constexpr int64_t kMostShardDocuments = int64_t{1} << 21;   // bounds the index in memory: 32 MiB
+constexpr int64_t kMostShardDocuments = int64_t{1} << 21;  // bounds the index in memory: 32 MiB
 constexpr uint64_t kHoldoutStream = 0x686F6C64;
 
 double key_of(uint64_t seed, int64_t index) {
@@ -65,8 +65,8 @@ void Divider::start() {
   bytes_ = 0;
   direct_ = &train_;
   if (holdout_.fraction > 0 && document_.key < holdout_.fraction) direct_ = &valid_;
-  bool may_be_held = static_cast<int64_t>(held_.size()) < holdout_.count ||
-                     (!held_.empty() && document_.key < held_.front().key);
+  bool may_be_held =
+      static_cast<int64_t>(held_.size()) < holdout_.count || (!held_.empty() && document_.key < held_.front().key);
   if (holdout_.last > 0 || may_be_held) direct_ = nullptr;
 }
 
@@ -124,7 +124,8 @@ std::map<std::string, SplitEntry> Divider::close() {
   require(index_ > 0, "the input has no text; nothing to pack");
   require(train_.documents() > 0, "all {} documents would be held out, none is left to train on", index_);
   require(!wanted() || valid_.documents() > 0,
-          "none of the {} documents fell into the held-out fraction of {}; hold out a count instead", index_, holdout_.fraction);
+          "none of the {} documents fell into the held-out fraction of {}; hold out a count instead", index_,
+          holdout_.fraction);
   std::map<std::string, SplitEntry> splits;
   splits["train"] = train_.close();
   if (wanted()) splits["valid"] = valid_.close();

@@ -35,13 +35,14 @@ class SplitWriter {
 // Sends each document to its split. Documents come one after another, each in one or more parts.
 class Divider {
  public:
-  Divider(const std::filesystem::path& folder, const Tokenizer& tokenizer, const Holdout& holdout, int64_t shard_tokens);
+  Divider(const std::filesystem::path& folder, const Tokenizer& tokenizer, const Holdout& holdout,
+          int64_t shard_tokens);
   void part(std::span<const int32_t> ids, int64_t bytes, bool first, bool last);
-  std::map<std::string, SplitEntry> close();   // InputError if a split would be empty
+  std::map<std::string, SplitEntry> close();  // InputError if a split would be empty
 
  private:
   struct Held {
-    double key;   // the smallest keys are held out
+    double key;  // the smallest keys are held out
     int64_t index, bytes;
     std::vector<int32_t> ids;
   };
@@ -54,9 +55,9 @@ class Divider {
   int32_t eos_;
   SplitWriter train_, valid_;
   int64_t index_ = 0, bytes_ = 0, held_tokens_ = 0;
-  SplitWriter* direct_ = nullptr;   // where the document goes at once; null: it is held back
+  SplitWriter* direct_ = nullptr;  // where the document goes at once; null: it is held back
   Held document_;
-  std::vector<Held> held_;          // count: a heap with the largest key on top
+  std::vector<Held> held_;  // count: a heap with the largest key on top
   std::deque<Held> last_;
 };
 

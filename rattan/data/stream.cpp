@@ -13,9 +13,11 @@ StreamConfig checked(const StreamConfig& config) {
   require(!config.sources.empty(), "data: no sources; give at least one folder made by `rattan data pack`");
   require(config.layout == "concat" || config.layout == "documents",
           "data: layout must be concat or documents, got \"{}\"", config.layout);
-  require(config.seq_len >= 1 && config.seq_len <= 1 << 28, "data: sequence length must be 1 to 2^28, got {}", config.seq_len);
+  require(config.seq_len >= 1 && config.seq_len <= 1 << 28, "data: sequence length must be 1 to 2^28, got {}",
+          config.seq_len);
   require(config.batch >= 1 && config.batch <= (int64_t{1} << 32) / config.seq_len,
-          "data: a batch of {} rows of {} tokens is not possible; it has 1 to 2^32 tokens", config.batch, config.seq_len);
+          "data: a batch of {} rows of {} tokens is not possible; it has 1 to 2^32 tokens", config.batch,
+          config.seq_len);
   require(config.epochs >= 0, "data: epochs must be 0 (without end) or more, got {}", config.epochs);
   return config;
 }
@@ -96,8 +98,10 @@ struct TokenStream::Impl {
         batch.spans.push_back({row, *room, *room + count, source, index, cursor.offset()});
         *room += count;
       }
-      if (cursor.offset() + count < inputs) cursor.set_offset(cursor.offset() + count);
-      else mixture.advance();
+      if (cursor.offset() + count < inputs)
+        cursor.set_offset(cursor.offset() + count);
+      else
+        mixture.advance();
     }
     std::sort(batch.spans.begin(), batch.spans.end(),
               [](const Span& a, const Span& b) { return std::pair(a.row, a.begin) < std::pair(b.row, b.begin); });
@@ -126,9 +130,7 @@ std::string TokenStream::position() const { return impl_->mixture.position(); }
 void TokenStream::restore(const std::string& position) { impl_->mixture.restore(position); }
 const StreamConfig& TokenStream::config() const { return impl_->config; }
 const Tokenizer& TokenStream::tokenizer() const { return impl_->mixture.source(0).data().tokenizer(); }
-std::string TokenStream::tokenizer_fingerprint() const {
-  return impl_->mixture.source(0).data().manifest().tokenizer;
-}
+std::string TokenStream::tokenizer_fingerprint() const { return impl_->mixture.source(0).data().manifest().tokenizer; }
 
 int64_t TokenStream::tokens_per_epoch() const {
   int64_t sum = 0;

@@ -26,37 +26,37 @@ class Dataset;
 class Tokenizer;
 
 struct StreamSource {
-  std::string path;      // a folder made by `rattan data pack`
-  double weight = 1.0;   // share of the tokens
+  std::string path;     // a folder made by `rattan data pack`
+  double weight = 1.0;  // share of the tokens
   void fields(Fields& f);
 };
 
 struct StreamConfig {
   std::vector<StreamSource> sources;
   std::string split = "train";
-  std::string layout = "concat";   // concat | documents
-  int64_t seq_len = 512;           // T
-  int64_t batch = 8;               // B
+  std::string layout = "concat";  // concat | documents
+  int64_t seq_len = 512;          // T
+  int64_t batch = 8;              // B
   uint64_t seed = 0;
-  int64_t epochs = 0;              // passes over each source; 0: without end
+  int64_t epochs = 0;  // passes over each source; 0: without end
   // Evaluation: no shuffling, source after source, every token once (epochs is then 1 unless set).
   bool sequential = false;
 };
 
 struct Span {
-  int64_t row, begin, end;    // columns [begin, end) of the row
-  int64_t source, document;   // index in the config; index in the source's split
-  int64_t offset;             // of the first token within its document
+  int64_t row, begin, end;   // columns [begin, end) of the row
+  int64_t source, document;  // index in the config; index in the source's split
+  int64_t offset;            // of the first token within its document
 };
 
 struct Batch {
-  int64_t B = 0, T = 0;                 // the last batch of a stream may have fewer rows
-  std::vector<int64_t> tokens;          // [B, T]; padding is 0
-  std::vector<int64_t> targets;         // [B, T]; -100: ignored
-  std::vector<Span> spans;              // layout "documents" only, by row and column
-  int64_t target_count = 0;             // targets that are not ignored
-  double original_bytes = 0;            // bytes of text that these targets stand for (for bits per byte)
-  double epoch = 0;                     // passes completed when this batch is done; mean over sources by weight
+  int64_t B = 0, T = 0;          // the last batch of a stream may have fewer rows
+  std::vector<int64_t> tokens;   // [B, T]; padding is 0
+  std::vector<int64_t> targets;  // [B, T]; -100: ignored
+  std::vector<Span> spans;       // layout "documents" only, by row and column
+  int64_t target_count = 0;      // targets that are not ignored
+  double original_bytes = 0;     // bytes of text that these targets stand for (for bits per byte)
+  double epoch = 0;              // passes completed when this batch is done; mean over sources by weight
 };
 
 class TokenStream {
@@ -67,7 +67,7 @@ class TokenStream {
   TokenStream(TokenStream&&) noexcept;
   TokenStream& operator=(TokenStream&&) noexcept;
 
-  std::optional<Batch> next();   // nothing after the last epoch
+  std::optional<Batch> next();  // nothing after the last epoch
 
   // A small JSON text; a stream of the same config and data that restores it continues bit for bit.
   // restore: InputError if it belongs to another config or other data.
@@ -75,9 +75,9 @@ class TokenStream {
   void restore(const std::string& position);
 
   const StreamConfig& config() const;
-  const Tokenizer& tokenizer() const;   // of the first source
+  const Tokenizer& tokenizer() const;  // of the first source
   std::string tokenizer_fingerprint() const;
-  int64_t tokens_per_epoch() const;     // targets' upper bound: tokens of all sources
+  int64_t tokens_per_epoch() const;  // targets' upper bound: tokens of all sources
 
  private:
   struct Impl;

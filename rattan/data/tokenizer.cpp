@@ -21,15 +21,15 @@ std::unique_ptr<Tokenizer> load_sentencepiece(const fs::path& path) {
 
 std::unique_ptr<Tokenizer> load_bytes(const fs::path& path) {
   std::string content = read_file(path);
-  require(content == "bytes\n", "{}: expected the single line \"bytes\"; this is not a bytes tokenizer",
-          path.string());
+  require(content == "bytes\n", "{}: expected the single line \"bytes\"; this is not a bytes tokenizer", path.string());
   return bytes_tokenizer();
 }
 
 std::unique_ptr<Tokenizer> refuse_json(const fs::path& path) {
-  fail_input("{}: tokenizer.json is not read yet; give a sentencepiece .model file of the same vocabulary, or "
-             "the word \"bytes\"",
-             path.string());
+  fail_input(
+      "{}: tokenizer.json is not read yet; give a sentencepiece .model file of the same vocabulary, or "
+      "the word \"bytes\"",
+      path.string());
 }
 
 const Format kFormats[] = {
@@ -57,8 +57,8 @@ std::string Tokenizer::decode(std::span<const int32_t> ids) const {
 }
 
 std::string_view Tokenizer::decode_piece(int32_t id, bool first) const {
-  require(id >= 0 && static_cast<std::size_t>(id) < bytes_.size(), "token id {} is out of range: the vocabulary has ids 0 to {}",
-          id, static_cast<int64_t>(bytes_.size()) - 1);
+  require(id >= 0 && static_cast<std::size_t>(id) < bytes_.size(),
+          "token id {} is out of range: the vocabulary has ids 0 to {}", id, static_cast<int64_t>(bytes_.size()) - 1);
   std::string_view piece = bytes_[static_cast<std::size_t>(id)];
   if (first && strip_blank_ && piece.starts_with(' ')) piece.remove_prefix(1);
   return piece;
@@ -82,9 +82,10 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path) {
           "{}: no such file; give a tokenizer file, a folder that holds one, or the word \"bytes\"", path.string());
   for (const Format& format : kFormats)
     if (path.extension() == format.extension) return format.load(path);
-  fail_input("{}: the kind of tokenizer is not known from this name; expected a sentencepiece *.model or a "
-             "tokenizer.bytes file",
-             path.string());
+  fail_input(
+      "{}: the kind of tokenizer is not known from this name; expected a sentencepiece *.model or a "
+      "tokenizer.bytes file",
+      path.string());
 }
 
 void require_same_vocabulary(const std::string& have, const std::string& want, const std::string& what) {

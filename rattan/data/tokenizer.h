@@ -18,7 +18,7 @@ namespace rattan {
 class Encoder {
  public:
   virtual ~Encoder() = default;
-  virtual void encode(std::string_view text, std::vector<int32_t>& ids) = 0;   // appends to `ids`
+  virtual void encode(std::string_view text, std::vector<int32_t>& ids) = 0;  // appends to `ids`
   // The same for a text that continues an earlier one, cut at a place that Tokenizer::safe_cut gave.
   virtual void encode_more(std::string_view text, std::vector<int32_t>& ids) = 0;
 };
@@ -27,10 +27,10 @@ class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
 
-  virtual std::string kind() const = 0;   // "bytes", "bpe", "unigram", ...
-  virtual int64_t vocab_size() const = 0;   // ids are 0 .. vocab_size - 1
-  virtual int32_t bos() const = 0;   // begin of text, -1 if there is none
-  virtual int32_t eos() const = 0;   // end of document, -1 if there is none
+  virtual std::string kind() const = 0;    // "bytes", "bpe", "unigram", ...
+  virtual int64_t vocab_size() const = 0;  // ids are 0 .. vocab_size - 1
+  virtual int32_t bos() const = 0;         // begin of text, -1 if there is none
+  virtual int32_t eos() const = 0;         // end of document, -1 if there is none
   virtual bool lossless() const = 0;
 
   // Never adds bos or eos, and never reads one out of the text.
@@ -70,7 +70,7 @@ class Tokenizer {
 // A tokenizer file (by its name: *.model, tokenizer.bytes), a folder that holds one (a model folder, packed
 // data), or the word "bytes". InputError if there is none, if it is damaged, or its format is not known.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& path);
-std::unique_ptr<Tokenizer> bytes_tokenizer();   // ids 0..255 are the bytes, 256 is </s>
+std::unique_ptr<Tokenizer> bytes_tokenizer();  // ids 0..255 are the bytes, 256 is </s>
 // `model`: the content of a sentencepiece .model file; `source` names it in errors.
 std::unique_ptr<Tokenizer> sentencepiece_tokenizer(std::string model, const std::string& source);
 

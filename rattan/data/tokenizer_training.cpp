@@ -10,8 +10,8 @@
 namespace rattan {
 namespace tokenizer_training_file {
 
-constexpr std::size_t kMostWords = 4 << 20;       // more different words than this: those seen once are forgotten
-constexpr int64_t kMostUnigramBytes = 1 << 30;    // the library counts characters in 32 bits
+constexpr std::size_t kMostWords = 4 << 20;     // more different words than this: those seen once are forgotten
+constexpr int64_t kMostUnigramBytes = 1 << 30;  // the library counts characters in 32 bits
 constexpr std::size_t kLongestSentence = 1 << 13;
 
 // Characters that sentencepiece keeps for itself: U+2581 stands for a blank, U+2585 for the unknown.
@@ -88,7 +88,7 @@ std::string TokenizerTrainer::train() {
   require(!words_.empty() || !lines_.empty(), "there is no text to learn a vocabulary from");
   std::vector<std::string> sentences = std::move(lines_);
   for (const auto& [word, count] : words_) sentences.push_back(fmt::format("{}\t{}", word, count));
-  if (config_.type == "bpe") std::sort(sentences.begin(), sentences.end());   // the map's order is not fixed
+  if (config_.type == "bpe") std::sort(sentences.begin(), sentences.end());  // the map's order is not fixed
   words_.clear();
   lines_.clear();
   Sentences iterator(std::move(sentences));
@@ -104,7 +104,7 @@ std::string TokenizerTrainer::train() {
           {"remove_extra_whitespaces", "false"},
           {"byte_fallback", "true"},
           {"max_sentence_length", std::to_string(4 * kLongestSentence)},
-          {"num_threads", "4"},   // the sums' order depends on it: fixed, whatever the machine
+          {"num_threads", "4"},  // the sums' order depends on it: fixed, whatever the machine
           {"minloglevel", "2"},
       },
       &iterator, &model);

@@ -20,7 +20,7 @@ struct TokenizerTraining {
 
 class TokenizerTrainer {
  public:
-  explicit TokenizerTrainer(TokenizerTraining config);   // InputError for a config that cannot be
+  explicit TokenizerTrainer(TokenizerTraining config);  // InputError for a config that cannot be
 
   // Adds a text; it may be handed over in pieces cut anywhere but within a word.
   void add(std::string_view text);
@@ -35,8 +35,8 @@ class TokenizerTrainer {
 
   TokenizerTraining config_;
   int64_t bytes_ = 0, characters_held_ = 0;
-  std::unordered_map<std::string, int64_t> words_;   // BPE needs no more than words and how often they come
-  std::vector<std::string> lines_;                   // unigram takes its first candidates from whole lines
+  std::unordered_map<std::string, int64_t> words_;  // BPE needs no more than words and how often they come
+  std::vector<std::string> lines_;                  // unigram takes its first candidates from whole lines
 };
 
 }  // namespace rattan

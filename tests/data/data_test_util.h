@@ -47,10 +47,14 @@ inline std::string made_up_text(std::size_t bytes, uint64_t seed) {
     uint64_t letters = 1 + word.below(8);
     for (uint64_t i = 0; i < letters; ++i) text += static_cast<char>('a' + word.below(26));
     uint64_t what = rng.below(40);
-    if (what == 0) text += "\n";
-    else if (what == 1) text += ", \xC3\xA9t\xC3\xA9 " + std::to_string(rng.below(1000)) + " ";
-    else if (what == 2) text += "  ";
-    else text += " ";
+    if (what == 0)
+      text += "\n";
+    else if (what == 1)
+      text += ", \xC3\xA9t\xC3\xA9 " + std::to_string(rng.below(1000)) + " ";
+    else if (what == 2)
+      text += "  ";
+    else
+      text += " ";
   }
   text.resize(bytes);
   return text;

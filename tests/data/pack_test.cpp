@@ -81,14 +81,15 @@ TEST(Pack, ReadsFoldersSortedCompressedFilesAndJsonLines) {
   TempFolder folder;
   std::string long_text = made_up_text(3'000'000, 4);
   folder.put("in/b/2.txt", "second");
-  folder.put("in/b/1.txt.gz", gzip("fir") + gzip("st"));   // gzip files may have several members
+  folder.put("in/b/1.txt.gz", gzip("fir") + gzip("st"));  // gzip files may have several members
   folder.put("in/c.txt.zst", zstd(long_text) + zstd(" end"));
   folder.put("in/d.jsonl", "{\"text\": \"caf\\u00e9 \\u0000\", \"id\": 1}\n\n{\"text\": \"\"}\n{\"text\":\"last\"}");
   folder.put("in/e.empty.txt", "");
   folder.put("in/notes.md", "not read");
   PackConfig config = config_of(folder, {(folder / "in").string()});
   PackReport report = pack(config);
-  EXPECT_THAT(texts(config.out), ElementsAre("first", "second", long_text + " end", std::string("caf\xC3\xA9 \0", 7), "last"));
+  EXPECT_THAT(texts(config.out),
+              ElementsAre("first", "second", long_text + " end", std::string("caf\xC3\xA9 \0", 7), "last"));
   EXPECT_EQ(report.files, 5);
   EXPECT_EQ(report.ignored_files, 1);
   EXPECT_EQ(report.empty_documents, 2);
@@ -100,7 +101,8 @@ TEST(Pack, ResultDoesNotDependOnThreads) {
   TempFolder folder;
   tokenizer("bpe").save(folder.path());
   std::string text = made_up_text(5'000'000, 8), no_blanks(1'500'000, 'x');
-  std::vector<std::string> inputs = {folder.put("a.txt", text), folder.put("b.txt", no_blanks), folder.put("c.txt", made_up_text(10'000, 9))};
+  std::vector<std::string> inputs = {folder.put("a.txt", text), folder.put("b.txt", no_blanks),
+                                     folder.put("c.txt", made_up_text(10'000, 9))};
   std::vector<std::string> files;
   for (int threads : {1, 2, 5}) {
     PackConfig config = config_of(folder, inputs, "file", folder.path().string());
@@ -119,7 +121,7 @@ TEST(Pack, ResultDoesNotDependOnThreads) {
   Dataset data(folder / "packed", "train");
   std::vector<int64_t> tokens(static_cast<std::size_t>(data.document(0).end - 1));
   data.read(0, tokens);
-  EXPECT_EQ(std::vector<int32_t>(tokens.begin(), tokens.end()), tokenizer("bpe").encode(text));   // as encoded whole
+  EXPECT_EQ(std::vector<int32_t>(tokens.begin(), tokens.end()), tokenizer("bpe").encode(text));  // as encoded whole
 }
 
 TEST(Pack, HoldsOutWholeDocuments) {
@@ -147,7 +149,7 @@ TEST(Pack, HoldsOutWholeDocuments) {
   EXPECT_EQ(run({.count = 20, .seed = 1}), counted);
   EXPECT_NE(run({.count = 20, .seed = 2}), counted);
   auto fraction = run({.fraction = 0.1, .seed = 3});
-  EXPECT_NEAR(static_cast<double>(fraction.size()), 50, 35);   // five standard deviations of 6.7
+  EXPECT_NEAR(static_cast<double>(fraction.size()), 50, 35);  // five standard deviations of 6.7
   EXPECT_EQ(run({.fraction = 0.1, .seed = 3}), fraction);
   config.holdout = {.last = 500};
   EXPECT_THAT(input_error([&] { pack(config); }), HasSubstr("none is left to train on"));
@@ -155,7 +157,7 @@ TEST(Pack, HoldsOutWholeDocuments) {
   EXPECT_THAT(input_error([&] { pack(config); }), HasSubstr("hold out a count instead"));
   config.holdout = {.fraction = 0.1, .count = 3};
   EXPECT_THAT(input_error([&] { pack(config); }), HasSubstr("not several"));
-  EXPECT_EQ(texts(config.out, "valid"), fraction);   // what failed left the old data alone
+  EXPECT_EQ(texts(config.out, "valid"), fraction);  // what failed left the old data alone
 }
 
 TEST(Pack, KeepsInvalidUtf8) {
@@ -177,13 +179,16 @@ TEST(Pack, WrongInputIsRefusedWithFileAndLineAndLeavesNothing) {
   };
   std::string good = "{\"text\": \"fine\"}\n";
   refuses({folder.put("a.jsonl", good + "{\"text\": \"torn")}, "a.jsonl:2: not a JSON value");
-  refuses({folder.put("b.jsonl", good + good + "{\"body\": \"x\", \"id\": 2}\n")}, "b.jsonl:3: there is no field \"text\"; it has: body, id");
+  refuses({folder.put("b.jsonl", good + good + "{\"body\": \"x\", \"id\": 2}\n")},
+          "b.jsonl:3: there is no field \"text\"; it has: body, id");
   refuses({folder.put("c.jsonl", "{\"text\": 5}\n")}, "c.jsonl:1: the field \"text\" is not a string");
   refuses({folder.put("d.jsonl", "[1]\n")}, "d.jsonl:1: expected a JSON object");
   refuses({folder.put("e.jsonl", "{\"text\": \"\xFF\"}\n")}, "e.jsonl:1: not a JSON value");
-  refuses({folder.put("f.txt.gz", gzip(made_up_text(50'000, 2)).substr(0, 9'000))}, "f.txt.gz: the gzip data is cut off");
+  refuses({folder.put("f.txt.gz", gzip(made_up_text(50'000, 2)).substr(0, 9'000))},
+          "f.txt.gz: the gzip data is cut off");
   refuses({folder.put("g.txt.gz", "plain text")}, "g.txt.gz: damaged gzip data");
-  refuses({folder.put("h.txt.zst", zstd(made_up_text(50'000, 2)).substr(0, 9'000))}, "h.txt.zst: the zstd data is cut off");
+  refuses({folder.put("h.txt.zst", zstd(made_up_text(50'000, 2)).substr(0, 9'000))},
+          "h.txt.zst: the zstd data is cut off");
   refuses({folder.put("i.txt.zst", "plain text")}, "i.txt.zst: damaged zstd data");
   refuses({folder.put("j.txt", "")}, "no text");
   refuses({folder.put("k.md", "text")}, "k.md: the kind of file is not known");
@@ -219,7 +224,7 @@ TEST(Pack, KilledPackingLeavesNothingThatLooksFinished) {
   for (int attempt = 0; attempt < 12; ++attempt) {
     pid_t child = fork();
     if (child == 0) {
-      int64_t calls = 0;   // dies after a growing number of written portions
+      int64_t calls = 0;  // dies after a growing number of written portions
       config.progress = [&](int64_t) {
         if (calls++ == attempt % 3) kill(getpid(), SIGKILL);
       };

@@ -13,7 +13,8 @@ namespace rattan::data_test {
 using testing::AnyOf;
 using testing::HasSubstr;
 
-std::string write_shard(const std::filesystem::path& path, int64_t vocab_size, const std::vector<std::vector<int32_t>>& documents) {
+std::string write_shard(const std::filesystem::path& path, int64_t vocab_size,
+                        const std::vector<std::vector<int32_t>>& documents) {
   ShardWriter writer(path, vocab_size);
   for (const auto& ids : documents) {
     writer.append(ids);
@@ -48,7 +49,9 @@ TEST(Shard, AnyCutIsSeenAtOnceAndAnyChangedByteByVerification) {
   TempFolder folder;
   std::string good = write_shard(folder / "s.shard", 300, {{1, 2, 3}, {4, 5, 299}});
   for (std::size_t size = 0; size < good.size(); ++size)
-    EXPECT_THAT(input_error([&] { Shard shard(folder.put("cut.shard", good.substr(0, size))); }), HasSubstr("cut.shard")) << size;
+    EXPECT_THAT(input_error([&] { Shard shard(folder.put("cut.shard", good.substr(0, size))); }),
+                HasSubstr("cut.shard"))
+        << size;
   EXPECT_THAT(input_error([&] { Shard shard(folder.put("long.shard", good + "x")); }), HasSubstr("size"));
   for (std::size_t at = 0; at < good.size(); ++at) {
     std::string bad = good;
@@ -123,7 +126,8 @@ TEST(Checksum, IsXxh64InAnyPortions) {
   std::string text = made_up_text(1000, 1);
   for (std::size_t portion : {1, 7, 32, 33, 100}) {
     Checksum sum;
-    for (std::size_t at = 0; at < text.size(); at += portion) sum.add(text.data() + at, std::min(portion, text.size() - at));
+    for (std::size_t at = 0; at < text.size(); at += portion)
+      sum.add(text.data() + at, std::min(portion, text.size() - at));
     EXPECT_EQ(sum.value(), checksum(text));
   }
 }

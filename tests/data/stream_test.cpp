@@ -15,7 +15,8 @@ namespace rattan::data_test {
 using testing::HasSubstr;
 
 // Packs documents of the given lengths in bytes (tokens are bytes, plus </s> each); no two alike.
-std::string packed(const TempFolder& folder, const std::string& name, const std::vector<int>& lengths, int64_t shard_tokens = 1 << 28) {
+std::string packed(const TempFolder& folder, const std::string& name, const std::vector<int>& lengths,
+                   int64_t shard_tokens = 1 << 28) {
   std::string lines;
   Rng rng(lengths.size(), 3);
   for (int length : lengths) {
@@ -64,7 +65,7 @@ void expect_same(const Batch& a, const Batch& b) {
 
 TEST(Stream, ConcatIsAFixedGridOfWindowsWithTheLossMaskedAfterEndOfDocument) {
   TempFolder folder;
-  std::string path = packed(folder, "d", kLengths, 50);   // several shards: windows cross their borders
+  std::string path = packed(folder, "d", kLengths, 50);  // several shards: windows cross their borders
   std::vector<int64_t> all = all_tokens(path);
   auto config = config_of({{path}}, "concat", 16, 3);
   config.sequential = true;
@@ -74,7 +75,7 @@ TEST(Stream, ConcatIsAFixedGridOfWindowsWithTheLossMaskedAfterEndOfDocument) {
   while (auto batch = stream.next()) {
     EXPECT_TRUE(batch->spans.empty());
     for (std::size_t i = 0; i < batch->tokens.size(); ++i, ++at) {
-      if (at + 1 >= all.size()) {   // padding of the last window
+      if (at + 1 >= all.size()) {  // padding of the last window
         EXPECT_EQ(batch->targets[i], -100);
         continue;
       }
@@ -104,10 +105,11 @@ TEST(Stream, TrainingWindowsComeOnceAnEpochInANewOrder) {
   while (static_cast<int64_t>(order.size()) < 3 * windows) {
     auto batch = stream.next();
     ASSERT_TRUE(batch);
-    EXPECT_EQ(batch->B, 5);   // batches go on across the end of an epoch
+    EXPECT_EQ(batch->B, 5);  // batches go on across the end of an epoch
     EXPECT_GT(batch->epoch, epoch);
     epoch = batch->epoch;
-    for (int64_t row = 0; row < 5; ++row) order.push_back(place.at({batch->tokens.begin() + row * T, batch->tokens.begin() + (row + 1) * T}));
+    for (int64_t row = 0; row < 5; ++row)
+      order.push_back(place.at({batch->tokens.begin() + row * T, batch->tokens.begin() + (row + 1) * T}));
   }
   std::vector<std::vector<int64_t>> epochs;
   for (int e = 0; e < 3; ++e) {
@@ -128,14 +130,14 @@ TEST(Stream, DocumentsStandInSegmentsOfTheirOwn) {
     config.sequential = sequential;
     config.epochs = 1;
     TokenStream stream(config);
-    std::map<int64_t, std::vector<int64_t>> seen;   // by document: the inputs and, last, the final target
+    std::map<int64_t, std::vector<int64_t>> seen;  // by document: the inputs and, last, the final target
     std::map<int64_t, int64_t> covered;
     double bytes = 0;
     while (auto batch = stream.next()) {
       std::vector<bool> used(batch->tokens.size(), false);
       int64_t row = -1, end = 0, targets = 0;
       for (const Span& span : batch->spans) {
-        EXPECT_GE(span.begin, span.row == row ? end : 0);   // ordered, apart from one another
+        EXPECT_GE(span.begin, span.row == row ? end : 0);  // ordered, apart from one another
         row = span.row, end = span.end;
         Document document = data.document(span.document);
         std::vector<int64_t> tokens(static_cast<std::size_t>(document.end - document.begin));
@@ -158,7 +160,7 @@ TEST(Stream, DocumentsStandInSegmentsOfTheirOwn) {
     }
     double expected = 0;
     for (std::size_t d = 0; d < kLengths.size(); ++d) {
-      EXPECT_EQ(covered[static_cast<int64_t>(d)], kLengths[d]);   // inputs: all but </s>
+      EXPECT_EQ(covered[static_cast<int64_t>(d)], kLengths[d]);  // inputs: all but </s>
       expected += kLengths[d] - 1;
     }
     EXPECT_EQ(bytes, expected);
@@ -232,7 +234,8 @@ TEST(Stream, MixtureFollowsTheWeights) {
   for (const char* layout : {"concat", "documents"}) {
     TokenStream stream(config_of({{a, 1.0}, {b, 3.0}}, layout, 128, 16));
     std::set<std::vector<int64_t>> windows;
-    for (std::size_t w = 0; w + 128 < of_a.size(); w += 128) windows.insert({of_a.begin() + static_cast<long>(w), of_a.begin() + static_cast<long>(w) + 128});
+    for (std::size_t w = 0; w + 128 < of_a.size(); w += 128)
+      windows.insert({of_a.begin() + static_cast<long>(w), of_a.begin() + static_cast<long>(w) + 128});
     double from_a = 0, total = 0;
     for (int step = 0; step < 250; ++step) {
       auto batch = stream.next();
@@ -241,7 +244,8 @@ TEST(Stream, MixtureFollowsTheWeights) {
         total += static_cast<double>(span.end - span.begin);
       }
       for (int64_t row = 0; batch->spans.empty() && row < batch->B; ++row) {
-        from_a += static_cast<double>(windows.count({batch->tokens.begin() + row * 128, batch->tokens.begin() + (row + 1) * 128}));
+        from_a += static_cast<double>(
+            windows.count({batch->tokens.begin() + row * 128, batch->tokens.begin() + (row + 1) * 128}));
         ++total;
       }
     }
@@ -277,7 +281,7 @@ TEST(Stream, DataShorterThanAWindowIsPadded) {
   auto batch = stream.next();
   EXPECT_EQ(batch->target_count, 4);
   EXPECT_THAT(std::vector<int64_t>(batch->targets.begin() + 4, batch->targets.end()), testing::Each(-100));
-  TokenStream single(config_of({{path}}, "concat", 1, 2));   // T = 1 is a window too
+  TokenStream single(config_of({{path}}, "concat", 1, 2));  // T = 1 is a window too
   EXPECT_EQ(single.next()->tokens.size(), 2u);
 }
 
@@ -300,8 +304,9 @@ TEST(Stream, WrongConfigsAndPositionsAreRefused) {
   refuses([](StreamConfig& c) { c.sources[0].path = "/nowhere/at/all"; }, "/nowhere/at/all");
   TokenStream stream(config_of({{path}}, "concat", 16, 2));
   std::string good = stream.position();
-  for (const std::string& bad : {std::string(""), std::string("{}"), std::string("[1]"), good.substr(0, good.size() / 2),
-                                std::string(good).replace(good.find("\"index\":0"), 9, "\"index\":9999999")})
+  for (const std::string& bad :
+       {std::string(""), std::string("{}"), std::string("[1]"), good.substr(0, good.size() / 2),
+        std::string(good).replace(good.find("\"index\":0"), 9, "\"index\":9999999")})
     EXPECT_THAT(input_error([&] { stream.restore(bad); }), HasSubstr("damaged data position")) << bad;
   EXPECT_EQ(stream.position(), good);
   TokenStream other(config_of({{path}}, "concat", 17, 2));

@@ -60,8 +60,10 @@ TEST(Tokenizer, SafeCutsKeepTheTokens) {
       std::string held;
       bool first = true;
       auto encode = [&](std::string_view part) {
-        if (first) encoder->encode(part, pieces);
-        else encoder->encode_more(part, pieces);
+        if (first)
+          encoder->encode(part, pieces);
+        else
+          encoder->encode_more(part, pieces);
         first = false;
       };
       for (std::size_t at = 0; at < text.size();) {
@@ -120,7 +122,7 @@ TEST(Tokenizer, AgreesWithTheLibraryOnWholeTexts) {
 // A model with a dummy prefix (as Llama's): texts start with a blank that is not theirs, and nothing is lost.
 TEST(Tokenizer, DummyPrefixIsAddedOnceAndTakenBack) {
   std::string model = trained_model("bpe", 400);
-  std::string prefixed = model + std::string("\x1A\x02\x18\x01", 4);   // normalizer_spec { add_dummy_prefix: true }
+  std::string prefixed = model + std::string("\x1A\x02\x18\x01", 4);  // normalizer_spec { add_dummy_prefix: true }
   auto t = sentencepiece_tokenizer(prefixed, "prefixed");
   sentencepiece::SentencePieceProcessor library;
   ASSERT_TRUE(library.LoadFromSerializedProto(prefixed).ok());
@@ -156,7 +158,7 @@ TEST(Tokenizer, TrainingIsRepeatableHoweverTheTextIsHandedOver) {
 
 TEST(Tokenizer, TrainingTakesLongLinesAndAwkwardBytes) {
   std::string text = made_up_text(50'000, 9);
-  std::replace(text.begin(), text.end(), '\n', ' ');   // one line, far longer than the library takes
+  std::replace(text.begin(), text.end(), '\n', ' ');  // one line, far longer than the library takes
   text += std::string("\0\xFF\xE2\x96\x81 \xE2\x96\x85\t", 10);
   TokenizerTrainer trainer({"bpe", 400});
   trainer.add(text);
@@ -207,7 +209,8 @@ TEST(Tokenizer, WrongFilesAreRefusedWithTheirNames) {
   EXPECT_THAT(input_error([&] { load_tokenizer(folder.put("x.bytes", "words\n")); }), HasSubstr("bytes"));
   std::string model = trained_model("bpe", 300);
   for (std::size_t size = 1; size < model.size(); size += 1 + size / 3)
-    EXPECT_THAT(input_error([&] { sentencepiece_tokenizer(model.substr(0, size), "cut.model"); }), HasSubstr("cut.model"));
+    EXPECT_THAT(input_error([&] { sentencepiece_tokenizer(model.substr(0, size), "cut.model"); }),
+                HasSubstr("cut.model"));
   EXPECT_THAT(input_error([&] { require_same_vocabulary("bpe:1", "bpe:2", "model m"); }),
               testing::AllOf(HasSubstr("model m"), HasSubstr("bpe:1"), HasSubstr("bpe:2")));
 }
