@@ -46,5 +46,5 @@ END
 $build/rattan init $build/model.toml --out $build/model --seed 1
 # Longer than chunk and window, and read in several pieces.
 $build/rattan generate $build/model --prompt "In the beginning God created the heaven and the earth." \
-  --n 3 --max-tokens 48 --prefill-chunk 20 --seed 1 --json >$build/generated.json
+  --n 3 --max-tokens 48 --ignore-end --prefill-chunk 20 --seed 1 --json >$build/generated.json
 step_done
