@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "rattan/base/error.h"
+#include "rattan/ops/ops.h"
 
 namespace rattan::infer {
 
@@ -65,6 +66,7 @@ Context::Context(models::Model& model, int64_t rows, int64_t capacity)
 
 at::Tensor Context::extend(std::span<const Piece> pieces) {
   at::NoGradGuard no_grad;
+  ops::FewRowsScope few_rows;
   int64_t longest = 0;
   for (const Piece& piece : pieces)
     longest = std::max(longest, length(piece.row) + static_cast<int64_t>(piece.ids.size()));
@@ -92,6 +94,7 @@ at::Tensor Context::extend(std::span<const Piece> pieces) {
 
 at::Tensor Context::logits(const at::Tensor& h) {
   at::NoGradGuard no_grad;
+  ops::FewRowsScope few_rows;
   const nn::Layout layout = nn::Layout::uniform(1, h.size(0), device_);
   nn::Call call{layout};
   return model_.head().logits(h, call);

@@ -4,7 +4,6 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/embedding.h>
-#include <ATen/ops/linear.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/scalar_tensor.h>
 
@@ -29,7 +28,7 @@ class LanguageModel::LmHead : public Head {
   LmHead(const nn::Param& weight) : weight_(weight) {}
 
   at::Tensor logits(const at::Tensor& h, nn::Call&) override {
-    at::Tensor out = at::linear(h, weight_(h.scalar_type()));
+    at::Tensor out = ops::linear(h, weight_(h.scalar_type()));
     return h.scalar_type() == at::kDouble ? out : out.to(at::kFloat);
   }
 

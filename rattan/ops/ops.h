@@ -45,6 +45,22 @@ std::tuple<at::Tensor, at::Tensor> gated_scan(const at::Tensor& x, const at::Ten
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch,
                                                 const at::Tensor& weight, double eps, at::ScalarType dtype);
 
+// x weight^T, [..., in] and [out, in] -> [..., out], like at::linear; no operator, it has no schema.
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
+// While one lives on a thread, its `linear` of few fp32 rows on a processor, where nothing is differentiated, takes a
+// kernel of its own. Decoding asks for it; training must not, since recomputed activations have to be equal bit
+// for bit with and without a gradient graph.
+class FewRowsScope {
+ public:
+  FewRowsScope();
+  ~FewRowsScope();
+  FewRowsScope(const FewRowsScope&) = delete;
+  FewRowsScope& operator=(const FewRowsScope&) = delete;
+
+ private:
+  bool before_;
+};
+
 // Rotary embedding of x [N, H, p] at int32 positions [N]. Differentiable.
 at::Tensor rope(const at::Tensor& x, const at::Tensor& position, const at::Tensor& cos, const at::Tensor& sin);
 
