@@ -6,16 +6,16 @@ namespace rattan::cli {
 
 // One line here and one file beside this one make a verb.
 #define RATTAN_VERBS(X) \
-  X(tokenizer)           \
-  X(data)                \
-  X(init)                \
-  X(train)               \
-  X(generate)            \
-  X(score)               \
-  X(eval)                \
-  X(bench)               \
-  X(inspect)             \
-  X(doctor)              \
+  X(tokenizer)          \
+  X(data)               \
+  X(init)               \
+  X(train)              \
+  X(generate)           \
+  X(score)              \
+  X(eval)               \
+  X(bench)              \
+  X(inspect)            \
+  X(doctor)             \
   X(docs)
 
 #define X(name) extern const Verb name##_verb;
