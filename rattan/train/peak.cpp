@@ -18,7 +18,7 @@ double measure_peak_flops(at::ScalarType dtype, at::Device device) {
   at::Tensor out = at::mm(a, a);
   double best = 0;
   auto start = Clock::now();
-  for (int i = 0; i < 10 && Clock::now() - start < std::chrono::milliseconds(700); ++i) {
+  for (int i = 0; i < 100 && Clock::now() - start < std::chrono::milliseconds(500); ++i) {
     auto begin = Clock::now();
     at::mm_out(out, a, a);
     out.select(0, 0).select(0, 0).item();   // waits for the device

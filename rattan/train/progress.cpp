@@ -53,7 +53,7 @@ std::string human_count(double count) {
 std::string progress_line(const ProgressView& view, int width) {
   std::string text = fmt::format("step {}/{}  loss {:.4f}  {} tokens/s", view.step, view.steps, view.loss,
                                  human_count(view.tokens_per_second));
-  if (view.eta_seconds) text += "  ETA " + human_duration(*view.eta_seconds);
+  if (view.eta_seconds && view.step < view.steps) text += "  ETA " + human_duration(*view.eta_seconds);
   if (width <= 0) return text;
   int room = width - 1 - static_cast<int>(text.size()) - 3;
   double share = view.steps > 0 ? static_cast<double>(view.step) / static_cast<double>(view.steps) : 0;

@@ -1,4 +1,5 @@
 // Whole runs of the verb `train` on a tiny language model.
+#include <fmt/ranges.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -56,11 +57,27 @@ TEST_F(LanguageModelRun, TheLossFallsTheSameWayInBothPrecisions) {
   // The first loss is that of a uniform guess over 257 tokens, but for logits of variance 0.3 (32 products of a
   // normalized stream with weights of variance 0.01) and a liking for the input itself (tied embeddings).
   EXPECT_NEAR(fp32.front(), std::log(257.0), 0.5);
-  // Bytes of lower-case text: their frequencies alone give about 2.9 nats.
-  EXPECT_LT(fp32.back(), 3.2);
+  // The frequencies of the bytes alone give about 2.7 nats; below that something was read from what came before.
+  EXPECT_LT(fp32.back(), 2.4);
   // bf16 rounds each product to 8 bits, 4e-3 of its size; losses are means over 128 tokens.
   for (std::size_t i = 0; i < 20; ++i) EXPECT_NEAR(fp32[i], bf16[i], 0.05) << "step " << i + 1;
   EXPECT_EQ(fp32, losses("recomputed")) << "recomputing activations must not change a bit";
+}
+
+// Losses of the configuration of tiny_run.h, made by this very test on a processor with AVX-512. They change when
+// initialisation, data order, model or optimizer change; do that on purpose and take over what the test prints.
+const std::vector<double> golden_curve = {5.9046, 4.9839, 4.3332, 3.8529, 3.6580, 3.2719, 2.9657,
+                                          2.8310, 2.6116, 2.3912, 2.2802, 2.2907, 2.0915, 2.0330,
+                                          2.0320, 1.9719, 1.9913, 1.9013, 1.9100, 1.9960};
+
+TEST_F(LanguageModelRun, FollowsTheGoldenCurve) {
+  ASSERT_EQ(train("golden"), 0);
+  auto curve = losses("golden");
+  SCOPED_TRACE(fmt::format("losses: {:.4f}", fmt::join(curve, ", ")));
+  ASSERT_EQ(curve.size(), golden_curve.size());
+  // Other processors round fp32 products otherwise, about 1e-6 of a loss; twenty steps at a high learning rate may
+  // grow that a thousandfold.
+  for (std::size_t i = 0; i < curve.size(); ++i) EXPECT_NEAR(curve[i], golden_curve[i], 5e-3) << "step " << i + 1;
 }
 
 TEST_F(LanguageModelRun, ACheckpointIsAModelFolderAndSamplesAreWritten) {
