@@ -36,7 +36,8 @@ void sort_positionals(Flags& flags) {
     flags.overrides.insert(flags.overrides.begin(), flags.config);
     flags.config.clear();
   }
-  if (flags.out.empty() && !flags.config.empty()) flags.out = (fs::path("runs") / fs::path(flags.config).stem()).string();
+  if (flags.out.empty() && !flags.config.empty())
+    flags.out = (fs::path("runs") / fs::path(flags.config).stem()).string();
   require(!flags.resume || !flags.out.empty(), "--resume needs the run's folder: --out DIR");
   require(!flags.from || flags.resume, "--from STEP goes with --resume");
 }
@@ -99,7 +100,7 @@ void calibrate(ConfigFile& config, const Session& session) {
   auto start = session.start();
   config.train.steps = train::calibrate_steps(*start.model, *start.task, config.train, config.run.minutes * 60);
   note(fmt::format("calibration: {} steps fit into {} minutes", config.train.steps, config.run.minutes));
-  config.run.minutes = 0;   // the number is stored; a resumed run must not choose another
+  config.run.minutes = 0;  // the number is stored; a resumed run must not choose another
 }
 
 void prove_resume(const Flags& flags, const Session& session) {

@@ -18,11 +18,11 @@ class HtmlReport {
   void section(std::string_view heading);
   void paragraph(std::string_view text);
   void key_values(const std::vector<std::pair<std::string, std::string>>& rows);
-  void figures(const std::vector<std::pair<std::string, std::string>>& rows);   // few key figures, shown large
+  void figures(const std::vector<std::pair<std::string, std::string>>& rows);  // few key figures, shown large
   void table(const std::vector<std::string>& header, const std::vector<std::vector<std::string>>& rows);
   void plots(const std::vector<Plot>& plots);
-  void preformatted(std::string_view text, std::string_view caption = "");      // long lines wrap
-  void folded(std::string_view summary, std::string_view text);                 // preformatted, opened on demand
+  void preformatted(std::string_view text, std::string_view caption = "");  // long lines wrap
+  void folded(std::string_view summary, std::string_view text);             // preformatted, opened on demand
 
   std::string html() const;
 

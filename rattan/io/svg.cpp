@@ -60,7 +60,8 @@ struct Style {
 
 std::string marker(double x, double y, const Style& style) {
   switch (style.shape % 4) {
-    case 0: return fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3.5' fill='{}'/>", x, y, style.colour);
+    case 0:
+      return fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3.5' fill='{}'/>", x, y, style.colour);
     case 1:
       return fmt::format("<rect x='{:.1f}' y='{:.1f}' width='6.6' height='6.6' fill='{}'/>", x - 3.3, y - 3.3,
                          style.colour);
@@ -178,9 +179,10 @@ std::string draw_axes(const Plot& plot, const Axis& x, const Axis& y) {
     free_from = v + half + 4;
   }
   out += text((x.from + x.to) / 2, y.from + 37, "middle", plot.x_label);
-  return fmt::format("<path d='{}' stroke='currentColor' stroke-opacity='0.15' fill='none'/>\n"
-                     "<path d='{}M{:.1f} {:.1f}H{:.1f}' stroke='currentColor' fill='none'/>\n{}",
-                     grid, notches, x.from, y.from, x.to, out);
+  return fmt::format(
+      "<path d='{}' stroke='currentColor' stroke-opacity='0.15' fill='none'/>\n"
+      "<path d='{}M{:.1f} {:.1f}H{:.1f}' stroke='currentColor' fill='none'/>\n{}",
+      grid, notches, x.from, y.from, x.to, out);
 }
 
 struct Legend {
@@ -260,8 +262,9 @@ std::string to_svg(const Plot& plot, bool standalone) {
       standalone ? " xmlns='http://www.w3.org/2000/svg'" : "", plot.width, plot.height, escape_markup(plot.title),
       kText);
   if (standalone) {
-    out += "<style>svg{color:#222;background:#fff}@media(prefers-color-scheme:dark){svg{color:#ddd;background:#181a1b}}"
-           "@media print{svg{color:#000;background:#fff}}</style>\n";
+    out +=
+        "<style>svg{color:#222;background:#fff}@media(prefers-color-scheme:dark){svg{color:#ddd;background:#181a1b}}"
+        "@media print{svg{color:#000;background:#fff}}</style>\n";
   }
   if (!plot.title.empty()) out += text(8, 18, "start", plot.title, " font-weight='600'");
   out += legend.drawing;

@@ -10,11 +10,12 @@ namespace rattan {
 enum class Scale { linear, log2, log10 };
 
 struct Series {
-  std::string name = {};        // shown in the legend; empty: not listed there
-  std::vector<double> x = {}, y = {};  // equal lengths; a point that is not finite (or <= 0 on a log axis) breaks the line
+  std::string name = {};  // shown in the legend; empty: not listed there
+  std::vector<double> x = {},
+                      y = {};  // equal lengths; a point that is not finite (or <= 0 on a log axis) breaks the line
   bool line = true;
   bool markers = false;
-  bool faint = false;           // thin and pale: raw values behind a smoothed curve
+  bool faint = false;                       // thin and pale: raw values behind a smoothed curve
   std::vector<double> low = {}, high = {};  // optional error bars, as long as y
 };
 
@@ -22,7 +23,7 @@ struct Plot {
   std::string title = {}, x_label = {}, y_label = {};
   Scale x_scale = Scale::linear, y_scale = Scale::linear;
   std::vector<Series> series = {};
-  bool y_from_zero = false;     // linear y axis only
+  bool y_from_zero = false;       // linear y axis only
   int width = 480, height = 320;  // user units; text is 13 of them tall, readable when a phone shrinks the plot
 };
 

@@ -53,13 +53,9 @@ void put_bytes(std::string& out, int field, std::string_view value) {
   out += value;
 }
 
-uint32_t masked_crc(std::string_view bytes) {
-  return std::rotr(crc32c(bytes.data(), bytes.size()), 15) + 0xa282ead8u;
-}
+uint32_t masked_crc(std::string_view bytes) { return std::rotr(crc32c(bytes.data(), bytes.size()), 15) + 0xa282ead8u; }
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 std::string event(int64_t step) {
   std::string out;

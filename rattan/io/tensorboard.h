@@ -19,8 +19,8 @@ class TensorboardWriter {
   // folder say about steps after that one. Error if the file cannot be made.
   explicit TensorboardWriter(const std::filesystem::path& folder, int64_t resumed_at = -1);
 
-  void scalar(std::string_view tag, int64_t step, double value);   // stored as a 32-bit float; time is now
-  void flush();                                                     // Error if the disk does not take it
+  void scalar(std::string_view tag, int64_t step, double value);  // stored as a 32-bit float; time is now
+  void flush();                                                   // Error if the disk does not take it
   const std::filesystem::path& path() const { return path_; }
 
  private:

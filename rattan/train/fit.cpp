@@ -21,7 +21,7 @@ struct Meter {
   void add(const models::Model& model, const Batch& batch) {
     auto tokens = static_cast<double>(batch.rows * batch.tokens);
     units += batch.rows * batch.tokens;
-    flops += 3 * model.flops_per_token(batch.tokens) * tokens;   // the backward pass costs two forward passes
+    flops += 3 * model.flops_per_token(batch.tokens) * tokens;  // the backward pass costs two forward passes
   }
   // Shared out evenly among the updates of a batch.
   void fill(std::vector<StepReport>& reports) {
@@ -56,7 +56,7 @@ void prepare(models::Model& model, const FitConfig& config) {
 
 FitResult fit(models::Model& model, Task& task, const FitConfig& config, FitState& state, const FitHooks& hooks) {
   using namespace fit_file;
-  learning_rate(config, 1, config.steps);   // refuses a schedule that cannot be
+  learning_rate(config, 1, config.steps);  // refuses a schedule that cannot be
   require(state.step <= config.steps, "the run has made {} steps, more than train.steps = {}", state.step,
           config.steps);
   prepare(model, config);

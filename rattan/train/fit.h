@@ -22,27 +22,27 @@ struct FitConfig : ScheduleConfig {
   bool checkpointing = false;
   int64_t eval_every = 0;
   int64_t seed = 1;
-  std::map<std::string, double> aux;   // weight of each auxiliary loss (a task sets it); 1 where not named
+  std::map<std::string, double> aux;  // weight of each auxiliary loss (a task sets it); 1 where not named
   void fields(Fields& f);
 };
 
 // What one optimiser step looked like.
 struct StepReport {
-  int64_t step = 0;                // 1-based
-  double loss = 0;                 // nats per counted unit
-  double grad_norm = 0;            // before clipping
+  int64_t step = 0;      // 1-based
+  double loss = 0;       // nats per counted unit
+  double grad_norm = 0;  // before clipping
   double lr = 0;
-  double seconds = 0;              // since the step before, evaluation and hooks left out
-  int64_t units = 0;               // tokens processed
-  double flops = 0;                // the model's own, forward and backward, without recomputation
-  Report extra;                    // auxiliary losses (mean) and metrics of the sinks
+  double seconds = 0;  // since the step before, evaluation and hooks left out
+  int64_t units = 0;   // tokens processed
+  double flops = 0;    // the model's own, forward and backward, without recomputation
+  Report extra;        // auxiliary losses (mean) and metrics of the sinks
 };
 
 // All of a training run that a resume needs beside the parameters and the data position.
 struct FitState {
   int64_t step = 0;
   uint64_t rng_position = 0;
-  std::map<std::string, at::Tensor> optimizer;   // exp_avg.<name>, exp_avg_sq.<name>: updated in place
+  std::map<std::string, at::Tensor> optimizer;  // exp_avg.<name>, exp_avg_sq.<name>: updated in place
 };
 
 struct FitHooks {
@@ -54,8 +54,8 @@ struct FitHooks {
 
 struct FitResult {
   int64_t steps = 0;
-  bool stopped = false;            // by after_step
-  Report final_report;             // of the last evaluation
+  bool stopped = false;  // by after_step
+  Report final_report;   // of the last evaluation
 };
 
 // The loss or the gradient of a step is not finite. Parameters and optimiser are those before that step.

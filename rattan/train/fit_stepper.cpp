@@ -10,9 +10,8 @@
 namespace rattan::train {
 namespace fit_stepper_file {
 
-constexpr uint64_t kStream = 0x666974;   // keeps dropout apart from what else is drawn from the seed
-constexpr const char* kAdvice =
-    "Lower train.lr, lengthen train.warmup, lower train.clip, or use train.precision=fp32.";
+constexpr uint64_t kStream = 0x666974;  // keeps dropout apart from what else is drawn from the seed
+constexpr const char* kAdvice = "Lower train.lr, lengthen train.warmup, lower train.clip, or use train.precision=fp32.";
 
 [[noreturn]] void not_finite(int64_t step, const std::string& what, double value) {
   throw NotFinite(step, fmt::format("step {}: {} is {}; the step was not made. {}", step, what, value, kAdvice));

@@ -31,7 +31,7 @@ class FitStepper : public Stepper {
   };
   struct Auxiliary {
     Total total;
-    std::vector<at::Tensor> grads;   // of its sum, in the order of optimizer_.params()
+    std::vector<at::Tensor> grads;  // of its sum, in the order of optimizer_.params()
   };
   void backward_auxiliary(const std::string& name, const nn::Loss& loss);
   void add_auxiliary(double main_count);

@@ -31,7 +31,8 @@ struct Piece {
   const at::Tensor* tensor;
   int64_t begin, end;
   double squares() const {
-    if (tensor->scalar_type() == at::kDouble) return sum_of_squares(tensor->const_data_ptr<double>() + begin, end - begin);
+    if (tensor->scalar_type() == at::kDouble)
+      return sum_of_squares(tensor->const_data_ptr<double>() + begin, end - begin);
     return sum_of_squares(tensor->const_data_ptr<float>() + begin, end - begin);
   }
 };

@@ -25,13 +25,13 @@ class AdamW {
  private:
   struct Entry {
     nn::Param* param;
-    at::Tensor mean, square;   // the moments
+    at::Tensor mean, square;  // the moments
   };
   // Parameters that share weight decay and learning-rate scale, updated by one call.
   struct Group {
     double weight_decay, lr_scale;
     std::vector<Entry> entries;
-    at::Tensor steps;          // the step count, as the fused operator wants it
+    at::Tensor steps;  // the step count, as the fused operator wants it
   };
   Group& group(const FitConfig& config, const nn::Param& param);
 

@@ -21,7 +21,7 @@ double measure_peak_flops(at::ScalarType dtype, at::Device device) {
   for (int i = 0; i < 100 && Clock::now() - start < std::chrono::milliseconds(500); ++i) {
     auto begin = Clock::now();
     at::mm_out(out, a, a);
-    out.select(0, 0).select(0, 0).item();   // waits for the device
+    out.select(0, 0).select(0, 0).item();  // waits for the device
     double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     best = std::max(best, 2.0 * static_cast<double>(n) * static_cast<double>(n) * static_cast<double>(n) / seconds);
   }

@@ -10,8 +10,8 @@
 namespace rattan::train {
 namespace progress_file {
 
-constexpr double kWindow = 10;            // seconds
-constexpr double kTerminalEvery = 0.1;    // seconds between redraws
+constexpr double kWindow = 10;          // seconds
+constexpr double kTerminalEvery = 0.1;  // seconds between redraws
 
 double seconds(Progress::Clock::duration d) { return std::chrono::duration<double>(d).count(); }
 

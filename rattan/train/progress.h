@@ -20,17 +20,17 @@ struct ProgressView {
 // width 0: no bar and no limit.
 std::string progress_line(const ProgressView& view, int width);
 
-std::string human_duration(double seconds);   // "7.6 s", "42 s", "1:42", "2:03:09", "3 d 4 h"
-std::string human_count(double count);         // "950", "11.9k", "3.20M"
+std::string human_duration(double seconds);  // "7.6 s", "42 s", "1:42", "2:03:09", "3 d 4 h"
+std::string human_count(double count);       // "950", "11.9k", "3.20M"
 
 class Progress {
  public:
   using Clock = std::chrono::steady_clock;
   struct Output {
     std::FILE* file = stderr;
-    bool terminal = false;   // rewrite in place
+    bool terminal = false;  // rewrite in place
     bool quiet = false;
-    double every = 5;        // seconds between lines where it is no terminal
+    double every = 5;  // seconds between lines where it is no terminal
   };
   static Output standard_error();
 
@@ -42,8 +42,8 @@ class Progress {
 
   // Says where the run is; tokens/s and the time left follow from the steps and tokens of the last ten seconds or so.
   void update(int64_t step, double loss, int64_t tokens, Clock::time_point now = Clock::now());
-  void note(std::string_view text);   // a line of its own, above the bar
-  void finish();                      // shows the last state and ends the line; the destructor does it too
+  void note(std::string_view text);  // a line of its own, above the bar
+  void finish();                     // shows the last state and ends the line; the destructor does it too
 
  private:
   void show(bool last);

@@ -133,7 +133,7 @@ class Recorder {
   const RunConfig& config_;
   const RunSpec& spec_;
   RunState& state_;
-  int64_t seen_;   // the step of the last look at what is due
+  int64_t seen_;  // the step of the last look at what is due
   MetricsLog metrics_;
   TensorboardWriter board_;
   Progress progress_;
@@ -185,7 +185,7 @@ void require_free_or_resumed(const std::filesystem::path& run_folder, bool resum
 RunResult run(models::Model& model, Task& task, const FitConfig& fit_config, const RunConfig& config,
               const RunSpec& spec) {
   using namespace run_file;
-  learning_rate(fit_config, 1, fit_config.steps);   // refuses a schedule that cannot be before anything is written
+  learning_rate(fit_config, 1, fit_config.steps);  // refuses a schedule that cannot be before anything is written
   StopSignals signals;
   RunState state;
   if (auto checkpoint = open_folder(spec)) {

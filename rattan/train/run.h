@@ -21,21 +21,21 @@ namespace rattan::train {
 
 struct RunSpec {
   std::filesystem::path folder;
-  std::string title;                    // of the report
+  std::string title;  // of the report
   std::string config_toml;
   SaveModel save_model;
-  std::function<std::string(int64_t step)> sample;   // what the model writes now; empty: no samples
-  bool resume = false;                  // continue from the newest checkpoint, or from the start if there is none yet
-  std::optional<int64_t> from_step;     // with resume: continue from this checkpoint instead
+  std::function<std::string(int64_t step)> sample;  // what the model writes now; empty: no samples
+  bool resume = false;               // continue from the newest checkpoint, or from the start if there is none yet
+  std::optional<int64_t> from_step;  // with resume: continue from this checkpoint instead
   Progress::Output progress = Progress::standard_error();
 };
 
 struct RunResult {
   FitResult fit;
   int64_t tokens = 0;
-  double seconds = 0;                   // in training steps, over all parts of the run
-  double tokens_per_second = 0, flops_per_second = 0, peak_flops = 0;   // of this part
-  std::filesystem::path checkpoint;     // the last one
+  double seconds = 0;                                                  // in training steps, over all parts of the run
+  double tokens_per_second = 0, flops_per_second = 0, peak_flops = 0;  // of this part
+  std::filesystem::path checkpoint;                                    // the last one
 };
 
 // Trains, keeping the files above. Interrupted after SIGINT or SIGTERM, with everything saved. InputError if the

@@ -14,7 +14,7 @@ namespace rattan::train {
 struct RunState {
   FitState fit;
   int64_t tokens = 0;
-  double seconds = 0;   // spent in training steps
+  double seconds = 0;  // spent in training steps
 };
 
 using Tensors = std::map<std::string, at::Tensor>;

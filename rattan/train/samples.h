@@ -13,7 +13,7 @@ struct Sample {
 };
 
 // Each sample follows a line "=== step N ==="; a line of that form inside a sample gets a space in front.
-std::vector<Sample> read_samples(const std::filesystem::path& path);                    // none if there is no file
+std::vector<Sample> read_samples(const std::filesystem::path& path);  // none if there is no file
 void append_sample(const std::filesystem::path& path, const Sample& sample);
 void drop_samples_after(const std::filesystem::path& path, int64_t step);
 

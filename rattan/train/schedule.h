@@ -34,6 +34,6 @@ struct ScheduleConfig {
 // InputError if step or steps is not positive, or min_lr > lr.
 double learning_rate(const ScheduleConfig& config, int64_t step, int64_t steps);
 
-int64_t warmup_steps(const ScheduleConfig& config, int64_t steps);   // rounded; never more than `steps`
+int64_t warmup_steps(const ScheduleConfig& config, int64_t steps);  // rounded; never more than `steps`
 
 }  // namespace rattan::train

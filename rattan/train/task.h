@@ -17,15 +17,15 @@ enum class Split : int8_t { train, valid };
 // A batch owns its shape: rows and tokens may differ from one to the next.
 struct Batch {
   virtual ~Batch() = default;
-  int64_t rows = 0, tokens = 0;   // B, T
+  int64_t rows = 0, tokens = 0;  // B, T
 };
 
 // An endless (training) or finite (validation) sequence of batches with an exact position.
 class Stream {
  public:
   virtual ~Stream() = default;
-  virtual std::unique_ptr<Batch> next() = 0;                  // nullptr: the end of a finite stream
-  virtual std::string position() const = 0;                   // where the batch that comes next starts
+  virtual std::unique_ptr<Batch> next() = 0;  // nullptr: the end of a finite stream
+  virtual std::string position() const = 0;   // where the batch that comes next starts
   virtual void restore(const std::string& position) = 0;
 };
 
@@ -38,10 +38,10 @@ class Stepper {
   virtual void backward(const nn::Loss& loss, const nn::Sink& sink) = 0;
   // Ends a micro-batch; every `accumulation`-th call reduces, clips, updates, runs on_step and clears gradients.
   virtual void step() = 0;
-  virtual Rng& rng() = 0;         // for dropout and the like; its position is part of the checkpoint
+  virtual Rng& rng() = 0;  // for dropout and the like; its position is part of the checkpoint
 };
 
-using Report = std::map<std::string, double>;   // metric -> value; "loss" in nats per counted unit
+using Report = std::map<std::string, double>;  // metric -> value; "loss" in nats per counted unit
 
 class Task {
  public:

@@ -43,9 +43,10 @@ fs::path train_to(Start& at, const FitConfig& config, RunState& state, int64_t e
   FitConfig quiet = config;
   quiet.eval_every = 0;
   fit(*at.model, *at.task, quiet, state.fit, hooks);
-  return write_checkpoint(root, state.fit.step, [&](const fs::path& folder) {
-           save_run_state(folder, *at.model, *at.task, state, save_weights);
-         }).folder;
+  return write_checkpoint(
+             root, state.fit.step,
+             [&](const fs::path& folder) { save_run_state(folder, *at.model, *at.task, state, save_weights); })
+      .folder;
 }
 
 void compare_files(const fs::path& a, const fs::path& b, const std::string& name, ResumeProof& proof) {

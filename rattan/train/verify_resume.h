@@ -17,8 +17,8 @@ struct Start {
 };
 
 struct ResumeProof {
-  int64_t tensors = 0;                     // compared: parameters, buffers, optimiser, carried state
-  std::vector<std::string> differences;    // empty: bit for bit equal
+  int64_t tensors = 0;                   // compared: parameters, buffers, optimiser, carried state
+  std::vector<std::string> differences;  // empty: bit for bit equal
 };
 
 // Makes 2k steps in one go; k steps, a checkpoint, and k more by a fresh model from the files; and compares every

@@ -15,7 +15,9 @@ TEST(Markup, KeepsWellFormedUtf8) {
 
 TEST(Markup, ReplacesBytesThatMarkupCannotHold) {
   const std::string bad = "\xEF\xBF\xBD";
-  EXPECT_EQ(escape_markup("a\x01" "b\x7F"), "a" + bad + "b" + bad);
+  EXPECT_EQ(escape_markup("a\x01"
+                          "b\x7F"),
+            "a" + bad + "b" + bad);
   EXPECT_EQ(escape_markup("cut \xE2\x82"), "cut " + bad + bad);
   EXPECT_EQ(escape_markup("overlong \xC0\xAF"), "overlong " + bad + bad);
   EXPECT_EQ(escape_markup("surrogate \xED\xA0\x80"), "surrogate " + bad + bad + bad);

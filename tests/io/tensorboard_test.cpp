@@ -52,9 +52,7 @@ TEST(Tensorboard, TwoWritersOfOneFolderTakeTwoFiles) {
   EXPECT_NE(first.path(), second.path());
 }
 
-TEST(Tensorboard, AFolderThatCannotBeMadeIsAnError) {
-  EXPECT_THROW(TensorboardWriter("/proc/nowhere/tb"), Error);
-}
+TEST(Tensorboard, AFolderThatCannotBeMadeIsAnError) { EXPECT_THROW(TensorboardWriter("/proc/nowhere/tb"), Error); }
 
 TEST(Tensorboard, ThePythonPackageReadsWhatWasWritten) {
   TemporaryFolder folder;
@@ -62,7 +60,7 @@ TEST(Tensorboard, ThePythonPackageReadsWhatWasWritten) {
     TensorboardWriter writer(folder.path);
     writer.scalar("train/loss", 1, 7.625);
     writer.scalar("train/loss", 2, 6.5);
-    writer.scalar("train/loss", 3, 5.5);   // an interrupted run wrote this after its last checkpoint at step 2
+    writer.scalar("train/loss", 3, 5.5);  // an interrupted run wrote this after its last checkpoint at step 2
     writer.scalar("train/lr", 300, 8e-4);
     writer.flush();
   }

@@ -7,7 +7,6 @@
 #include <ATen/ops/tensor.h>
 
 #include <limits>
-
 #include <optional>
 #include <vector>
 
@@ -55,7 +54,7 @@ class Model : public models::Model, public models::Head {
 };
 
 struct Text : Batch {
-  std::vector<int64_t> ids;   // rows x (tokens + 1)
+  std::vector<int64_t> ids;  // rows x (tokens + 1)
 };
 
 // Row lengths differ from batch to batch, so that means over micro-batches differ from means of means.
@@ -90,7 +89,7 @@ class Task : public train::Task {
     nn::Sink sink;
     nn::Loss loss = loss_of(model, dynamic_cast<Text&>(batch), &sink);
     if (poison && ++batches_ == *poison) loss.sum = loss.sum.mul(std::numeric_limits<float>::infinity());
-    stepper.rng().next_u64();   // as dropout would
+    stepper.rng().next_u64();  // as dropout would
     stepper.backward(loss, sink);
     for (int i = 0; i < steps_per_batch; ++i) {
       if (i > 0) stepper.backward(loss_of(model, dynamic_cast<Text&>(batch), &sink), {});
@@ -115,7 +114,7 @@ class Task : public train::Task {
   }
 
   Source source;
-  std::optional<int64_t> poison;   // the number of the batch whose loss is made infinite
+  std::optional<int64_t> poison;  // the number of the batch whose loss is made infinite
   int steps_per_batch = 1;
   int evaluations = 0;
 

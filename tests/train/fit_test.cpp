@@ -1,7 +1,7 @@
 #include "rattan/train/fit.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/zeros.h>
@@ -246,7 +246,7 @@ TEST(GlobalNorm, EqualsTheDefinitionForAnyNumberOfThreads) {
   set_threads(3);
   EXPECT_EQ(one, global_norm(tensors));
   set_threads(0);
-  EXPECT_NEAR(one, std::sqrt(squares), 1e-9 * one);   // float64 sums in another order
+  EXPECT_NEAR(one, std::sqrt(squares), 1e-9 * one);  // float64 sums in another order
 }
 
 }  // namespace fit_test_file

@@ -99,13 +99,9 @@ struct KillTest : testing::Test {
   void TearDown() override { fs::remove_all(root); }
 
   std::vector<std::string> command(const fs::path& out, bool resume) {
-    std::vector<std::string> words = {"train",
-                                      config.string(),
-                                      "train.steps=" + std::to_string(kSteps),
-                                      "run.checkpoint_every=3",
-                                      "--quiet",
-                                      "--out",
-                                      out.string()};
+    std::vector<std::string> words = {
+        "train", config.string(), "train.steps=" + std::to_string(kSteps), "run.checkpoint_every=3", "--quiet",
+        "--out", out.string()};
     if (resume) words.push_back("--resume");
     return words;
   }
@@ -140,9 +136,10 @@ TEST_F(KillTest, FiftyKillsAndTheWeightsAreThoseOfAnUninterruptedRun) {
     bool killed = slow ? run_and_kill(20, rng.below(70), [&] { return unfinished_write(checkpoints); })
                        : run_and_kill(0, rng.below(60), [&] { return newest() > before; });
     ASSERT_TRUE(killed) << "the run ended by itself after " << kills << " kills at step " << newest()
-                        << "; give it more steps, or see its log:\n" << read_file(log);
+                        << "; give it more steps, or see its log:\n"
+                        << read_file(log);
     bool in_write = unfinished_write(checkpoints);
-    if (slow && !in_write) continue;   // the write was over just before: not one of the kills that count
+    if (slow && !in_write) continue;  // the write was over just before: not one of the kills that count
     inside += in_write;
     ++kills;
     ASSERT_GE(newest(), before) << "a finished checkpoint was lost";

@@ -110,8 +110,8 @@ TEST_F(LanguageModelRun, BothLayoutsAccumulationAndDropoutTrain) {
 
 TEST_F(LanguageModelRun, ResumeIsProvedFromTheFiles) {
   EXPECT_EQ(train("proof", {"--verify-resume", "5"}), 0);
-  EXPECT_EQ(train("proof", {"--verify-resume", "3", "train.precision=bf16", "model.dropout=0.2",
-                            "train.accumulation=2", "data.layout=documents", "train.checkpointing=true"}),
+  EXPECT_EQ(train("proof", {"--verify-resume", "3", "train.precision=bf16", "model.dropout=0.2", "train.accumulation=2",
+                            "data.layout=documents", "train.checkpointing=true"}),
             0);
   EXPECT_THAT(errors("proof", {"--verify-resume", "11"}, 2), HasSubstr("train.steps"));
 }

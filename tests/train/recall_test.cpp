@@ -1,7 +1,5 @@
 // A learning test: associative recall separates RAT with short chunks, whose attention reaches the ends of single
 // pairs, from one vector that must hold all pairs at once (docs/results/recall.md has the whole table).
-#include "rattan/tasks/recall/task.h"
-
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -9,6 +7,7 @@
 
 #include "rattan/base/config.h"
 #include "rattan/models/language_model.h"
+#include "rattan/tasks/recall/task.h"
 #include "rattan/train/fit.h"
 
 namespace rattan::tasks {
@@ -42,7 +41,7 @@ train::FitConfig fit_config(int64_t steps) {
   config.lr = 3e-3;
   config.warmup = 100;
   config.precision = "fp32";
-  return config;   // AdamW (0.9, 0.95), decay 0.1, clip 1, cosine: the defaults
+  return config;  // AdamW (0.9, 0.95), decay 0.1, clip 1, cosine: the defaults
 }
 
 // Accuracy on the second half's values after `steps` of training.
@@ -59,9 +58,8 @@ double train_and_measure(int64_t chunk, int64_t steps, uint64_t seed, int64_t ev
   train::FitHooks hooks;
   if (eval_every > 0) {
     hooks.on_evaluation = [&](int64_t step, const train::Report& report) {
-      std::printf("| %lld | %lld | %lld | %.4f | %.4f |\n", static_cast<long long>(chunk),
-                  static_cast<long long>(seed), static_cast<long long>(step), report.at("loss"),
-                  report.at("accuracy"));
+      std::printf("| %lld | %lld | %lld | %.4f | %.4f |\n", static_cast<long long>(chunk), static_cast<long long>(seed),
+                  static_cast<long long>(step), report.at("loss"), report.at("accuracy"));
       std::fflush(stdout);
     };
   }

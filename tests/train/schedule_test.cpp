@@ -26,7 +26,7 @@ TEST(Schedule, CosineFallsToTheFloorThroughTheMiddle) {
 TEST(Schedule, WsdHoldsThenFallsToTheFloor) {
   ScheduleConfig config{.schedule = "wsd", .lr = 1.0, .min_lr = 0.1, .warmup = 10, .decay = 0.2};
   for (int64_t s = 10; s <= 80; ++s) EXPECT_EQ(learning_rate(config, s, 100), 1.0) << s;
-  EXPECT_NEAR(learning_rate(config, 85, 100), 0.1 + 0.9 * 0.5, 1e-12);   // a quarter of the way: 1 - sqrt(1/4)
+  EXPECT_NEAR(learning_rate(config, 85, 100), 0.1 + 0.9 * 0.5, 1e-12);  // a quarter of the way: 1 - sqrt(1/4)
   EXPECT_NEAR(learning_rate(config, 100, 100), 0.1, 1e-12);
 }
 

@@ -15,7 +15,7 @@ namespace language_modelling_task_file {
 // What a model and its head are given for one batch.
 struct Prepared {
   nn::Layout layout;
-  at::Tensor ids, targets;   // int64 [B, T]
+  at::Tensor ids, targets;  // int64 [B, T]
 };
 
 at::Device device_of(models::Model& model) {

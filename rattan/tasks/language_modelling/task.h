@@ -37,7 +37,7 @@ class LanguageModelling : public train::Task {
   LanguageDataConfig config_;
   Text train_;
   std::optional<Text> valid_;
-  std::string valid_begin_;   // every evaluation starts there
+  std::string valid_begin_;  // every evaluation starts there
 };
 
 }  // namespace rattan::tasks
