@@ -1,0 +1,123 @@
+#include "rattan/tasks/recall/task.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+
+#include <charconv>
+#include <numeric>
+#include <vector>
+
+#include "rattan/base/error.h"
+
+namespace rattan::tasks {
+namespace recall_task_file {
+
+constexpr int64_t ignored = -100;
+constexpr uint64_t valid_streams = uint64_t{1} << 63;  // training draws from the streams below
+
+struct Rows : train::Batch {
+  at::Tensor ids, targets;  // int64 [B, T]
+};
+
+// `count` distinct numbers below `limit`, in random order.
+std::vector<int64_t> draw(int64_t count, int64_t limit, Rng& rng) {
+  std::vector<int64_t> all(limit);
+  std::iota(all.begin(), all.end(), 0);
+  for (int64_t i = 0; i < count; ++i) std::swap(all[i], all[i + static_cast<int64_t>(rng.below(limit - i))]);
+  all.resize(count);
+  return all;
+}
+
+void fill_sequence(const RecallConfig& config, int64_t* ids, int64_t* targets, Rng& rng) {
+  const std::vector<int64_t> keys = draw(config.pairs, config.keys, rng);
+  const std::vector<int64_t> values = draw(config.pairs, config.values, rng);
+  const std::vector<int64_t> order = draw(config.pairs, config.pairs, rng);
+  for (int64_t i = 0; i < 2 * config.pairs; ++i) {
+    const bool asks = i >= config.pairs;
+    const int64_t pair = asks ? order[i - config.pairs] : i;
+    ids[2 * i] = keys[pair];
+    ids[2 * i + 1] = config.keys + values[pair];
+    targets[2 * i] = asks ? ids[2 * i + 1] : ignored;
+    targets[2 * i + 1] = ignored;
+  }
+}
+
+at::Device device_of(models::Model& model) {
+  at::Device device = at::kCPU;
+  model.each_param([&](const std::string&, nn::Param& p) { device = p.master().device(); });
+  return device;
+}
+
+}  // namespace recall_task_file
+
+Recall::Sequences::Sequences(const RecallConfig& config, train::Split split) : config_(config), split_(split) {}
+
+std::unique_ptr<train::Batch> Recall::Sequences::next() {
+  using namespace recall_task_file;
+  const bool valid = split_ == train::Split::valid;
+  if (valid && made_ == config_.valid_batches) return nullptr;
+  Rng rng(config_.seed, static_cast<uint64_t>(made_++) + (valid ? valid_streams : 0));
+  auto batch = std::make_unique<Rows>();
+  batch->rows = config_.batch;
+  batch->tokens = config_.tokens();
+  batch->ids = at::empty({batch->rows, batch->tokens}, at::kLong);
+  batch->targets = at::empty({batch->rows, batch->tokens}, at::kLong);
+  for (int64_t row = 0; row < batch->rows; ++row) {
+    const int64_t at = row * batch->tokens;
+    fill_sequence(config_, batch->ids.data_ptr<int64_t>() + at, batch->targets.data_ptr<int64_t>() + at, rng);
+  }
+  return batch;
+}
+
+void Recall::Sequences::restore(const std::string& position) {
+  const char* end = position.data() + position.size();
+  const auto [stopped, error] = std::from_chars(position.data(), end, made_);
+  require(error == std::errc{} && stopped == end && made_ >= 0,
+          "'{}' is not a position of the task recall: it must be the number of the next batch", position);
+}
+
+Recall::Recall(const RecallConfig& config) : train_(config, train::Split::train), valid_(config, train::Split::valid) {
+  require(config.pairs > 0 && config.pairs <= config.keys && config.pairs <= config.values,
+          "recall: {} pairs of distinct symbols cannot be drawn from {} keys and {} values", config.pairs, config.keys,
+          config.values);
+}
+
+train::Stream& Recall::stream(train::Split split) { return split == train::Split::train ? train_ : valid_; }
+
+void Recall::step(models::Model& model, train::Batch& batch, train::Stepper& stepper) {
+  const auto& rows = dynamic_cast<recall_task_file::Rows&>(batch);
+  const at::Device device = recall_task_file::device_of(model);
+  const nn::Layout layout = nn::Layout::uniform(rows.rows, rows.tokens, device);
+  nn::Sink sink;
+  nn::Choices choices;
+  nn::Call call{layout};
+  call.mode = nn::Mode::train;
+  call.rng = &stepper.rng();
+  call.sink = &sink;
+  call.choices = &choices;
+  const at::Tensor hidden = model.forward({rows.ids.to(device), {}}, call);
+  stepper.backward(model.head().nll(hidden, rows.targets.to(device), {}, call), sink);
+  stepper.step();
+}
+
+train::Report Recall::evaluate(models::Model& model, train::Split) {
+  at::NoGradGuard no_grad;
+  const at::Device device = recall_task_file::device_of(model);
+  double nats = 0, right = 0, told = 0;
+  valid_.restore("0");
+  while (auto batch = valid_.next()) {
+    const auto& rows = dynamic_cast<recall_task_file::Rows&>(*batch);
+    const nn::Layout layout = nn::Layout::uniform(rows.rows, rows.tokens, device);
+    const at::Tensor targets = rows.targets.to(device);
+    nn::Call call{layout};
+    const at::Tensor hidden = model.forward({rows.ids.to(device), {}}, call);
+    const nn::Loss loss = model.head().nll(hidden, targets, {}, call);
+    nats += loss.sum.item<double>();
+    told += loss.count.item<double>();
+    right += (model.head().logits(hidden, call).argmax(-1) == targets).sum().item<double>();
+  }
+  return {{"loss", nats / told}, {"accuracy", right / told}};
+}
+
+}  // namespace rattan::tasks
