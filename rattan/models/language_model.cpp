@@ -37,7 +37,9 @@ class LanguageModel::LmHead : public Head {
     const at::Tensor counted = target >= 0;
     at::Tensor count = w.defined() ? (w * counted.to(w.scalar_type())).sum() : counted.sum().to(at::kFloat);
     if (h.scalar_type() != at::kDouble) return {ops::linear_cross_entropy(rows, weight_(h.scalar_type()), target, w), count};
-    at::Tensor each = at::cross_entropy_loss(logits(rows, call), target, {}, at::Reduction::None);
+    // Every target below 0 is left out, not one value alone.
+    const at::Tensor each =
+        at::cross_entropy_loss(logits(rows, call), target.clamp_min(0), {}, at::Reduction::None) * counted;
     return {(w.defined() ? each * w : each).sum(), count};
   }
 

@@ -34,9 +34,10 @@ at::Tensor Block::input_of(const Branch& branch, Stream& stream) const {
 }
 
 void Block::leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index) {
-  if (branch.place == Place::post) y = branch.norm->add(y.to(stream.x.scalar_type()), {}, *compute_).second;
   if (branch.dropout > 0) y = dropout(y, branch.dropout, names_[index], call);
   branch.join->join(stream, std::move(y), call);
+  if (branch.place == Place::post)
+    stream.x = branch.norm->add(stream.resolve(), {}, stream.x.scalar_type()).second;
 }
 
 void Block::forward(Stream& stream, Call& call) {

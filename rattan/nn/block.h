@@ -27,6 +27,7 @@ class AddResidual : public Residual {
   void join(Stream& stream, at::Tensor branch, Call& call) override;
 };
 
+// Where a branch's norm stands: pre: x = join(x, f(norm x)); post: x = norm(join(x, f(x))).
 enum class Place : int8_t { pre, post, none };
 
 struct Branch {
@@ -64,7 +65,7 @@ class Stack : public Module {
   void set_plan(std::vector<int> plan);             // slot -> block; default: each block once, in order
   int slots() const { return static_cast<int>(plan_.size()); }
 
-  // Runs slots [from, to); to = -1: to the end.
+  // Runs slots [from, to); to = -1: to the end. Sets the call's slot and step.
   void forward(Stream& stream, Call& call, int from = 0, int to = -1);
   void extend(Stream& stream, State& state, Call& call, int from = 0, int to = -1);
   StateSpec state_spec() const;                     // a child per slot, named by its number
@@ -74,6 +75,7 @@ class Stack : public Module {
   bool checkpoint = false;                          // recompute each block's activations in backward
 
  private:
+  Block& enter(int slot, Call& call);               // the slot's block; sets the call's slot and step
   at::ScalarType* compute_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<int> plan_;

@@ -17,7 +17,8 @@ using torch::autograd::variable_list;
 struct Recompute {
   Block* block;
   Layout layout;
-  std::shared_ptr<Choices> choices;
+  Choices* choices;                      // the caller's or `recorded`; in backward always the latter
+  Choices recorded;
   std::vector<std::string> loss_names;
   int slot, step;
   AttentionCore* core;
@@ -38,10 +39,9 @@ Outputs run(const Recompute& r, const at::Tensor& x, const at::Tensor& pending, 
   call.core = r.core;
   call.source = r.source;
   call.knobs = r.knobs;
-  call.choices = r.choices.get();
+  call.choices = r.choices;
   call.rng = rng;
   call.sink = &sink;
-  r.choices->replay(mode == Mode::replay);
   Stream stream{x, pending};
   r.block->forward(stream, call);
   Outputs out;
@@ -68,6 +68,9 @@ class Checkpoint : public torch::autograd::Function<Checkpoint> {
     at::NoGradGuard no_grad;
     const at::Tensor pending = branch.value_or(at::Tensor());
     Outputs out = run(*recipe, x, pending, Mode::train, rng, *sink);
+    recipe->recorded = *recipe->choices;
+    recipe->choices = &recipe->recorded;
+    recipe->recorded.replay(true);
     recipe->loss_names = out.loss_names;
     ctx->save_for_backward({x, pending});
     ctx->saved_data["recipe"] = at::IValue::make_capsule(c10::make_intrusive<Capsule>(std::move(recipe)));
@@ -98,13 +101,17 @@ class Checkpoint : public torch::autograd::Function<Checkpoint> {
 
 void checkpointed_forward(Block& block, Stream& stream, Call& call) {
   using namespace checkpoint_file;
-  if (call.carry) fail("activation checkpointing does not go with carried state");
-  auto recipe = std::make_shared<Recompute>(Recompute{&block, call.layout, std::make_shared<Choices>(), {}, call.slot,
-                                                      call.step, call.core, call.source, call.knobs});
+  if (call.carry || call.core_state) fail("activation checkpointing does not go with a state that forward changes");
+  auto recipe = std::make_shared<Recompute>(
+      Recompute{&block, call.layout, call.choices, {}, {}, call.slot, call.step, call.core, call.source, call.knobs});
+  if (!recipe->choices) recipe->choices = &recipe->recorded;
   Sink sink;
   if (call.sink) sink.wanted = call.sink->wanted;
   // An undefined tensor cannot be an input of a custom function; an empty optional can.
   const auto pending = stream.pending.defined() ? std::optional(stream.pending) : std::nullopt;
+  // Without an input that wants a gradient there would be no backward, and the block's parameters would get none.
+  const bool differentiable = stream.x.requires_grad() || (pending && pending->requires_grad());
+  if (!differentiable) stream.x = stream.x.detach().set_requires_grad(true);
   const variable_list out = Checkpoint::apply(stream.x, pending, recipe, call.rng, &sink);
   const size_t tensors = out.size() - 2 * recipe->loss_names.size();
   stream = {out[0], tensors == 2 ? out[1] : at::Tensor()};

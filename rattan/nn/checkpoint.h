@@ -4,8 +4,9 @@
 
 namespace rattan::nn {
 
-// Runs block.forward(stream, call); gradients are bit for bit those without recomputation. Choices are replayed,
-// losses of the block's sink come out as outputs and are counted once. Not with call.carry.
+// Runs block.forward(stream, call); gradients are bit for bit those without recomputation. Choices are recorded in
+// call.choices as usual and replayed, losses of the block's sink come out as outputs and are counted once. Not with
+// a state that the block would change: call.carry, call.core_state.
 void checkpointed_forward(Block& block, Stream& stream, Call& call);
 
 }  // namespace rattan::nn

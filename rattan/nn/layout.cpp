@@ -43,6 +43,8 @@ Layout::Layout(int64_t rows, int64_t tokens, std::vector<Segment> segments, at::
             "layout: segment {} (row {}, tokens {} to {}, position {}) must lie inside {} rows of {} tokens, after the "
             "segment before it, and must not be empty",
             i, s.row, s.begin, s.end, s.pos0, rows_, tokens_);
+    require(s.prefix >= 0 && s.prefix <= s.length(), "layout: segment {} has {} tokens and a prefix of {}", i,
+            s.length(), s.prefix);
     free_from = s.end;
     covered_ += s.length();
     uniform_ = uniform_ && s.begin == 0 && s.end == tokens_ && s.pos0 == 0;
@@ -62,13 +64,13 @@ int64_t Layout::last_position() const {
 }
 
 const at::Tensor& Layout::table(const std::string& key, const std::function<at::Tensor()>& make) const {
-  at::Tensor& table = tables_[key];
+  at::Tensor& table = derived_->tables[key];
   if (!table.defined()) table = make();
   return table;
 }
 
 const MaskSpec& Layout::mask(int64_t left, int64_t right) const {
-  auto [place, fresh] = masks_.try_emplace({left, right});
+  auto [place, fresh] = derived_->masks.try_emplace({visible, left, right});
   if (!fresh) return place->second;
   std::vector<int32_t> begin(size(), 0), end(size(), 0);
   for (const Segment& s : segments_) {
@@ -82,7 +84,8 @@ const MaskSpec& Layout::mask(int64_t left, int64_t right) const {
       end[offset + t] = static_cast<int32_t>(offset + high);
     }
   }
-  place->second = {visible, left, right, int_table(begin, 1, device_).view({-1}), int_table(end, 1, device_).view({-1})};
+  place->second = {visible, left, right, int_table(begin, 1, device_).view({-1}),
+                   int_table(end, 1, device_).view({-1})};
   return place->second;
 }
 

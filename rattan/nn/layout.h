@@ -6,9 +6,10 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
 #include <optional>
 #include <string>
-#include <utility>
+#include <tuple>
 #include <vector>
 
 namespace rattan::nn {
@@ -57,7 +58,7 @@ class Layout {
   at::Tensor marks;                                      // optional, one class a token (landmarks, boundaries)
   std::optional<Grid> grid;
 
-  // Derived on first use and kept; on the layout's device.
+  // Derived on first use and kept, for copies of the layout too; on the layout's device.
   const MaskSpec& mask(int64_t left = -1, int64_t right = -1) const;
   const at::Tensor& positions() const;                   // int32 [B*T], 0 on padding
   const at::Tensor& valid() const;                       // bool [B*T]
@@ -72,8 +73,11 @@ class Layout {
   std::vector<Segment> segments_;
   at::Device device_;
   bool uniform_ = false;
-  mutable std::map<std::pair<int64_t, int64_t>, MaskSpec> masks_;
-  mutable std::map<std::string, at::Tensor> tables_;
+  struct Derived {
+    std::map<std::tuple<Visible, int64_t, int64_t>, MaskSpec> masks;
+    std::map<std::string, at::Tensor> tables;
+  };
+  std::shared_ptr<Derived> derived_ = std::make_shared<Derived>();
 };
 
 // int32 values as a tensor [rows, columns] on `device`.

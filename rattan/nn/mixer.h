@@ -31,9 +31,9 @@ struct Traits {
   bool needs_source = false;
 };
 
-// h_t = exp(log_lambda_t) h_{t-1} + b_t phi(x)_t,  y_t = c_t h_t + d x_t, with the output map apart.
+// h_t = exp(log_lambda_t) h_{t-1} + b_t v_t,  y_t = c_t h_t + d_t x_t, with the output map apart.
 struct LinearSystem {
-  at::Tensor log_lambda, b, c, v, d;
+  at::Tensor log_lambda, b, c, v, d;   // [B, T, D], or what expands to it
 };
 
 class Mixer : public Module {

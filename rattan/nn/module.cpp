@@ -115,6 +115,7 @@ void Module::initialise(uint64_t seed, at::ScalarType dtype, at::Device device) 
     p.allocate(dtype, device);
     p.fill(Rng(seed, module_file::hash(name)));
   });
+  each_buffer([&](const std::string&, Buffer& buffer) { buffer.value = buffer.value.to(device); });
 }
 
 Param& Module::param(std::string name, std::vector<int64_t> shape, Init init) {

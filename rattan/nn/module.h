@@ -79,7 +79,7 @@ class Module {
   void each_module(const std::function<void(Module&)>& visit);
   int64_t parameters();
 
-  // Allocates every parameter and fills it from `seed`.
+  // Allocates every parameter and fills it from `seed`; moves the buffers to the device.
   void initialise(uint64_t seed, at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
  protected:

@@ -3,6 +3,10 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+
+#include "rattan/base/error.h"
+
 namespace rattan::nn {
 
 Block& Stack::add_block() {
@@ -13,18 +17,29 @@ Block& Stack::add_block() {
   return block;
 }
 
-void Stack::set_plan(std::vector<int> plan) { plan_ = std::move(plan); }
+void Stack::set_plan(std::vector<int> plan) {
+  for (int index : plan)
+    require(index >= 0 && index < static_cast<int>(blocks_.size()), "a plan names block {}, the stack has {} of them",
+            index, blocks_.size());
+  plan_ = std::move(plan);
+}
+
+Block& Stack::enter(int slot, Call& call) {
+  call.slot = slot;
+  call.step = static_cast<int>(std::count(plan_.begin(), plan_.begin() + slot, plan_[slot]));
+  return *blocks_[plan_[slot]];
+}
 
 void Stack::forward(Stream& stream, Call& call, int from, int to) {
   State* carry = call.carry;
   const bool recompute = checkpoint && call.training() && at::GradMode::is_enabled();
   for (int slot = from; slot < (to < 0 ? slots() : to); ++slot) {
-    call.slot = slot;
+    Block& block = enter(slot, call);
     call.carry = carry ? &carry->child[std::to_string(slot)] : nullptr;
     if (recompute) {
-      checkpointed_forward(*blocks_[plan_[slot]], stream, call);
+      checkpointed_forward(block, stream, call);
     } else {
-      blocks_[plan_[slot]]->forward(stream, call);
+      block.forward(stream, call);
     }
   }
   call.carry = carry;
@@ -33,8 +48,7 @@ void Stack::forward(Stream& stream, Call& call, int from, int to) {
 void Stack::extend(Stream& stream, State& state, Call& call, int from, int to) {
   at::NoGradGuard no_grad;
   for (int slot = from; slot < (to < 0 ? slots() : to); ++slot) {
-    call.slot = slot;
-    blocks_[plan_[slot]]->extend(stream, state.child[std::to_string(slot)], call);
+    enter(slot, call).extend(stream, state.child[std::to_string(slot)], call);
   }
   if (!state.length.defined()) return;
   auto length = state.length.accessor<int64_t, 1>();

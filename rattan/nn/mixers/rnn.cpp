@@ -1,14 +1,14 @@
 // The mixer type `rnn`: a gated linear RNN over the whole sequence, the baseline of RAT (arXiv 2507.04416):
-//   [z' | v | g'] = in_proj x;  h_t = g h_{t-1} + (1-g) v, g = sigmoid(g' + gate_bias);  out = out_proj (sigmoid(z') * h)
+//   [z' | v | g'] = in_proj x;  h_t = g h_{t-1} + (1-g) v, g = sigmoid(g' + gate_bias);
+//   out = out_proj (sigmoid(z') * h)
 // Weights: in_proj [3D, D] with rows z, v, g; gate_bias [D]; out_proj [D, D]. State: h fp32 [D].
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/sigmoid.h>
-#include <ATen/ops/zeros.h>
 
 #include "rattan/base/error.h"
+#include "rattan/nn/gated_scan.h"
 #include "rattan/nn/linear.h"
 #include "rattan/nn/mixers/registry.h"
-#include "rattan/nn/scan_reference.h"
 #include "rattan/ops/ops.h"
 
 namespace rattan::nn {
@@ -58,38 +58,12 @@ class Rnn : public Mixer {
   double flops_per_token(int64_t) const override { return in_proj_.flops() + out_proj_.flops(); }
 
  private:
-  std::pair<at::Tensor, at::Tensor> mix(const at::Tensor& x, const at::Tensor& carried, const Call& call) const {
+  std::pair<at::Tensor, at::Tensor> mix(const at::Tensor& x, const at::Tensor& before, const Call& call) const {
     const auto parts = in_proj_(x).view({-1, 3 * d_model_}).split(d_model_, 1);
-    const int64_t rows =
-        std::max<int64_t>({1, call.layout.state_rows(), carried.defined() ? carried.size(0) : int64_t{0}});
-    // Segments may name state rows before there is a state.
-    const bool named = !carried.defined() && call.layout.state_rows() > 0;
-    const auto wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-    const at::Tensor initial = named ? at::zeros({rows, d_model_}, x.options().dtype(wide)) : carried;
-    if (x.scalar_type() == at::kDouble) {
-      auto [h, last] = reference(parts[1], parts[2], initial, rows, call.layout);
-      return {out_proj_(at::sigmoid(parts[0]) * h).view_as(x), last};
-    }
-    auto [h, last] =
-        ops::gated_scan(parts[1], parts[2], gate_bias_(at::kFloat), call.layout.scan_table(), initial, rows);
-    return {out_proj_(ops::sigmoid_mul(parts[0], h)).view_as(x), last};
-  }
-
-  std::pair<at::Tensor, at::Tensor> reference(const at::Tensor& v, const at::Tensor& gate, const at::Tensor& initial,
-                                              int64_t rows, const Layout& layout) const {
-    std::vector<ScanRun> runs;
-    std::vector<int32_t> to, from_run;
-    for (const Segment& s : layout.segments()) {
-      if (s.to >= 0) to.push_back(s.to), from_run.push_back(static_cast<int32_t>(runs.size()));
-      const auto first = static_cast<int32_t>(layout.first_token(s));
-      runs.push_back({first, first + s.length(), initial.defined() ? s.from : -1});
-    }
-    const ScanResult r = scan_reference(v, at::sigmoid(gate + gate_bias_(at::kDouble)), runs, initial);
-    const at::Tensor base = initial.defined() ? initial : at::zeros({rows, d_model_}, v.options());
-    auto index = [&](const std::vector<int32_t>& values) {
-      return int_table(values, 1, layout.device()).view({-1}).to(at::kLong);
-    };
-    return {r.h, base.index_copy(0, index(to), r.last.index_select(0, index(from_run)))};
+    auto [h, after] = gated_scan(parts[1], parts[2], gate_bias_, call.layout, before);
+    const at::Tensor gated =
+        x.scalar_type() == at::kDouble ? at::sigmoid(parts[0]) * h : ops::sigmoid_mul(parts[0], h);
+    return {out_proj_(gated).view_as(x), after};
   }
 
   int64_t d_model_;
