@@ -6,6 +6,7 @@ namespace rattan::cli {
 
 // One line here and one file beside this one make a verb.
 #define RATTAN_VERBS(X) \
+  X(demo)               \
   X(tokenizer)          \
   X(data)               \
   X(init)               \
