@@ -105,7 +105,7 @@ struct Backward {
 };
 
 template <class T>
-Backward<T> backward(const Case<T>& c, const Forward<T>& saved) {
+Backward<T> backward(const Case<T>& c, const Forward<T>& saved, const std::vector<float>& d_lse = {}) {
   Backward<T> out{Rows<T>(c.at.queries, c.heads * c.dim, 3), Rows<T>(c.at.keys, c.kv_heads * c.dim, 3),
                   Rows<T>(c.at.keys, c.kv_heads * c.dim, 3)};
   AttentionBackward<T> a;
@@ -115,6 +115,7 @@ Backward<T> backward(const Case<T>& c, const Forward<T>& saved) {
   a.q = c.q.heads_view(c.dim), a.k = c.k.heads_view(c.dim), a.v = c.v.heads_view(c.dim);
   a.o = saved.o.heads_view(c.dim), a.d_o = c.d_o.heads_view(c.dim);
   a.lse = saved.lse.data();
+  a.d_lse = d_lse.empty() ? nullptr : d_lse.data();
   a.dq = out.dq.heads(c.dim), a.dk = out.dk.heads(c.dim), a.dv = out.dv.heads(c.dim);
   attention_backward(a);
   return out;
@@ -255,16 +256,38 @@ TEST(AttentionMerge, BackwardFromAMergedOutputGivesTheGradientsOfTheWhole) {
   EXPECT_LT(relative_rms_error(actual, expected), tolerance<float>());
 }
 
+// What a caller gets who merges two softmaxes by their log-sum-exps and lets autograd do the rest.
+template <class T>
+void check_gradient_of_lse() {
+  Rng rng(18);
+  Case<T> c(rng, window(70, 9), 4, 2, 24);
+  Forward<T> saved = forward(c);
+  std::vector<double> d_lse = random_normal(rng, c.at.queries * c.heads);
+  Backward<T> actual = backward(c, saved, std::vector<float>(d_lse.begin(), d_lse.end()));
+  ref::Attention problem = c.problem();
+  ref::AttentionGradients expected =
+      ref::attention_backward(problem, ref::attention_forward(problem), c.d_o.values(), d_lse);
+  EXPECT_LT(relative_rms_error(actual.dq.values(), expected.dq), tolerance<T>());
+  EXPECT_LT(relative_rms_error(actual.dk.values(), expected.dk), tolerance<T>());
+  EXPECT_LT(relative_rms_error(actual.dv.values(), expected.dv), tolerance<T>());
+}
+TEST(AttentionMerge, TheLogSumExpHasAGradient) {
+  check_gradient_of_lse<float>();
+  check_gradient_of_lse<bf16>();
+}
+
 TEST(AttentionReference, GradientsAreTheSlopesOfTheForward) {
   Rng rng(17);
   Case<float> c(rng, window(12, 5), 4, 2, 6);
   ref::Attention problem = c.problem();
   std::vector<double> d_o = c.d_o.values();
-  ref::AttentionGradients gradients = ref::attention_backward(problem, ref::attention_forward(problem), d_o);
+  std::vector<double> d_lse = random_normal(rng, 12 * 4);
+  ref::AttentionGradients gradients = ref::attention_backward(problem, ref::attention_forward(problem), d_o, d_lse);
   auto objective = [&](const ref::Attention& p) {
-    std::vector<double> o = ref::attention_forward(p).o;
+    ref::AttentionOutput out = ref::attention_forward(p);
     double sum = 0;
-    for (std::size_t i = 0; i < o.size(); ++i) sum += o[i] * d_o[i];
+    for (std::size_t i = 0; i < out.o.size(); ++i) sum += out.o[i] * d_o[i];
+    for (std::size_t i = 0; i < out.lse.size(); ++i) sum += std::isinf(out.lse[i]) ? 0 : out.lse[i] * d_lse[i];
     return sum;
   };
   auto slope = [&](std::vector<double> ref::Attention::*member, const std::vector<double>& gradient) {

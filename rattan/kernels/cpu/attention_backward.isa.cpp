@@ -66,8 +66,10 @@ class AttentionBackwardRun {
           load_tile(a.d_o, tile, h, n, a.dim, d_outs);
           for (int64_t i = 0; i < n; ++i) {
             bool seen = i < tile.rows && a.begin[tile.row + i] < a.end[tile.row + i];
-            gradient.lse[i] = seen ? a.lse[(tile.row + i) * a.heads + h] : __builtin_inff();
-            gradient.delta[i] = i < tile.rows ? dot_row(d_outs + i * padded, a.o.at(tile.row + i, h), a.dim) : 0;
+            int64_t row = (tile.row + i) * a.heads + h;
+            gradient.lse[i] = seen ? a.lse[row] : __builtin_inff();
+            gradient.delta[i] = seen ? dot_row(d_outs + i * padded, a.o.at(tile.row + i, h), a.dim) : 0;
+            if (seen && a.d_lse) gradient.delta[i] -= a.d_lse[row];
           }
           gradient.q = pack_q.pack(n, queries);
           gradient.d_o = pack_d.pack(n, d_outs);

@@ -22,6 +22,7 @@ void backward(const AttentionBackward<T>& a, void* stream) {
   b.queries = a.queries, b.keys = a.keys, b.dim = a.dim, b.scale = a.scale;
   b.heads = a.heads, b.q_heads = a.heads, b.kv_heads = a.kv_heads;
   b.begin = a.begin, b.end = a.end, b.q = a.q, b.k = a.k, b.v = a.v, b.o = a.o, b.d_o = a.d_o, b.lse = a.lse;
+  b.d_lse = a.d_lse;
   b.dq = a.dq, b.dk = a.dk, b.dv = a.dv;
   interval_attention_backward(b, stream);
 }

@@ -26,6 +26,7 @@ struct IntervalBackward {
   const int32_t* end = nullptr;
   HeadsRef<const T> q, k, v, o, d_o;
   const float* lse = nullptr;
+  const float* d_lse = nullptr;   // [queries, heads], optional
   HeadsRef<U> dq;         // [queries, q_heads, dim]
   HeadsRef<U> dk, dv;     // [keys, kv_heads, dim]
   bool accumulate = false;   // add to dk, dv

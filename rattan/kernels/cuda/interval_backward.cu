@@ -34,7 +34,7 @@ struct Memory {
       int64_t{4 * Shape::size + 2 * Shape::score_size} * sizeof(T) + sizeof(Rows);
 };
 
-// delta[r] = do[r] . o[r], do from its tile; lse. Threads share a row in equal numbers.
+// delta[r] = do[r] . o[r] - d_lse[r], do from its tile; lse. Threads share a row in equal numbers.
 template <class T, int D, class U>
 __device__ void load_statistics(typename Memory<T, D>::Rows& rows, const IntervalBackward<T, U>& a, const T* d_o,
                                 int64_t row0, int head) {
@@ -59,8 +59,9 @@ __device__ void load_statistics(typename Memory<T, D>::Rows& rows, const Interva
 #pragma unroll
   for (int d = per_row / 2; d > 0; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
   if (part != 0) return;
-  rows.delta[r] = sum;
-  rows.lse[r] = in ? a.lse[(row0 + r) * a.heads + head] * kLog2e : 0.0f;
+  const int64_t row = (row0 + r) * a.heads + head;
+  rows.delta[r] = in && a.d_lse != nullptr ? sum - a.d_lse[row] : sum;
+  rows.lse[r] = in ? a.lse[row] * kLog2e : 0.0f;
 }
 
 template <class T, int D, class U>

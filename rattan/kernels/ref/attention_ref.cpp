@@ -44,7 +44,7 @@ AttentionOutput attention_forward(const Attention& a) {
 }
 
 AttentionGradients attention_backward(const Attention& a, const AttentionOutput& saved,
-                                      const std::vector<double>& d_o) {
+                                      const std::vector<double>& d_o, const std::vector<double>& d_lse) {
   using namespace attention_ref_file;
   AttentionGradients out;
   out.dq.assign(a.q.size(), 0);
@@ -54,6 +54,7 @@ AttentionGradients attention_backward(const Attention& a, const AttentionOutput&
     for (int64_t h = 0; h < a.heads; ++h) {
       int64_t row = (i * a.heads + h) * a.dim, kv = h / (a.heads / a.kv_heads);
       double delta = dot(&d_o[row], &saved.o[row], a.dim), lse = saved.lse[i * a.heads + h];
+      if (!d_lse.empty()) delta -= d_lse[i * a.heads + h];
       for (int64_t j = a.begin[i]; j < a.end[i]; ++j) {
         int64_t key = (j * a.kv_heads + kv) * a.dim;
         double weight = std::exp(a.scale * dot(&a.q[row], &a.k[key], a.dim) - lse);

@@ -24,7 +24,9 @@ struct AttentionGradients {
 };
 
 AttentionOutput attention_forward(const Attention& a);
-// `saved` is what the forward pass gave, or a softmax merged with further entries.
-AttentionGradients attention_backward(const Attention& a, const AttentionOutput& saved, const std::vector<double>& d_o);
+// `saved` is what the forward pass gave, or a softmax merged with further entries. d_lse: [queries, heads], or empty
+// for zeros.
+AttentionGradients attention_backward(const Attention& a, const AttentionOutput& saved, const std::vector<double>& d_o,
+                                      const std::vector<double>& d_lse = {});
 
 }  // namespace rattan::kernels::ref
