@@ -31,8 +31,9 @@ std::vector<int64_t> draw(int64_t count, int64_t limit, Rng& rng) {
 
 void fill_sequence(const RecallConfig& config, int64_t* ids, int64_t* targets, Rng& rng) {
   const std::vector<int64_t> keys = draw(config.pairs, config.keys, rng);
-  const std::vector<int64_t> values = draw(config.pairs, config.values, rng);
   const std::vector<int64_t> order = draw(config.pairs, config.pairs, rng);
+  std::vector<int64_t> values(config.pairs);
+  for (int64_t& value : values) value = static_cast<int64_t>(rng.below(config.values));
   for (int64_t i = 0; i < 2 * config.pairs; ++i) {
     const bool asks = i >= config.pairs;
     const int64_t pair = asks ? order[i - config.pairs] : i;
@@ -78,8 +79,8 @@ void Recall::Sequences::restore(const std::string& position) {
 }
 
 Recall::Recall(const RecallConfig& config) : train_(config, train::Split::train), valid_(config, train::Split::valid) {
-  require(config.pairs > 0 && config.pairs <= config.keys && config.pairs <= config.values,
-          "recall: {} pairs of distinct symbols cannot be drawn from {} keys and {} values", config.pairs, config.keys,
+  require(config.pairs > 0 && config.pairs <= config.keys && config.values > 0,
+          "recall: {} pairs with distinct keys cannot be drawn from {} keys and {} values", config.pairs, config.keys,
           config.values);
 }
 

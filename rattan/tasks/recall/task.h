@@ -1,6 +1,6 @@
 // Associative recall: `pairs` pairs (key, value), then the same pairs in another order; the value after each key
-// of the second half is to be told. Keys and values are distinct symbols, drawn afresh for each sequence, so only
-// the sequence itself can give the answer. Loss and accuracy are those of the second half's values.
+// of the second half is to be told. All are drawn afresh for each sequence, the keys of a sequence without
+// repetition, so only the sequence itself can give the answer. Loss and accuracy are those of the second half's values.
 #pragma once
 #include <memory>
 #include <string>
@@ -22,7 +22,7 @@ struct RecallConfig {
 
 class Recall : public train::Task {
  public:
-  // InputError where there are fewer keys or values than pairs.
+  // InputError where there are fewer keys than pairs, or no value.
   explicit Recall(const RecallConfig& config);
 
   std::string name() const override { return "recall"; }
