@@ -13,12 +13,18 @@
 #include "rattan/base/config.h"
 #include "rattan/base/error.h"
 
+namespace rattan::nn {
+extern const MixerType ema_mixer;   // tests/probes/walkthrough_mixer.cpp
+}
+
 namespace rattan::mixer_suite {
 namespace mixer_fixture_file {
 
 struct OptionSet {
   const char* label;
   const char* options;
+  bool attends = true;                       // asks its call's core for attention, once
+  const nn::MixerType* outside = nullptr;    // a type that the registry does not list; `options` has no key `type` then
 };
 
 const OptionSet option_sets[] = {
@@ -30,7 +36,8 @@ const OptionSet option_sets[] = {
     {"attention_grouped_nope", "type = 'attention'\nn_heads = 4\nn_kv_heads = 2\nrope = false"},
     {"swa_5", "type = 'swa'\nn_heads = 4\nwindow = 5"},
     {"swa_0", "type = 'swa'\nn_heads = 4\nn_kv_heads = 1\nwindow = 0"},
-    {"rnn", "type = 'rnn'\nmemory = 64"},
+    {"rnn", "type = 'rnn'\nmemory = 64", false},
+    {"ema", "memory = 64", false, &nn::ema_mixer},
 };
 
 const char* dtype_label(at::ScalarType dtype) {
@@ -48,7 +55,8 @@ std::vector<MixerCase> cases() {
   std::set<std::string> covered;
   for (const OptionSet& set : option_sets)
     for (at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
-      out.push_back({fmt::format("{}_{}", set.label, dtype_label(dtype)), set.options, dtype});
+      out.push_back({fmt::format("{}_{}", set.label, dtype_label(dtype)), set.options, dtype, set.attends, set.outside});
+      if (set.outside) continue;
       nn::MixerConfig config;
       ConfigTree::from_text(set.options, set.label).read(config);
       covered.insert(config.type);
@@ -65,9 +73,18 @@ Errors errors_of(at::ScalarType dtype) {
 }
 
 std::unique_ptr<nn::Mixer> make_mixer(const MixerCase& c, at::ScalarType dtype, uint64_t seed) {
-  nn::MixerConfig config;
-  ConfigTree::from_text(c.options, c.label).read(config);
-  auto mixer = config.make({.d_model = d_model, .init_std = 0.3});
+  const nn::MixerContext context{.d_model = d_model, .init_std = 0.3};
+  const ConfigTree tree = ConfigTree::from_text(c.options, c.label);
+  std::unique_ptr<nn::Mixer> mixer;
+  if (c.outside) {
+    auto options = c.outside->options();
+    tree.read_with([&](Fields& f) { options->fields(f); });
+    mixer = options->make(context);
+  } else {
+    nn::MixerConfig config;
+    tree.read(config);
+    mixer = config.make(context);
+  }
   mixer->initialise(seed, dtype == at::kDouble ? at::kDouble : at::kFloat);
   return mixer;
 }

@@ -1,5 +1,5 @@
-// What the generic suite needs: every registered mixer type with a few option sets, in every computing type, on
-// every device at hand; random inputs from a printed seed.
+// What the generic suite needs: every registered mixer type (and any other) with a few option sets, in every
+// computing type, on every device at hand; random inputs from a printed seed.
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <gtest/gtest.h>
@@ -17,6 +17,8 @@ constexpr int64_t d_model = 32;
 struct MixerCase {
   std::string label, options;   // options: TOML of a [mixers.<name>] table
   at::ScalarType dtype = at::kFloat;
+  bool attends = true;
+  const nn::MixerType* outside = nullptr;   // instead of the registry's type
 };
 void PrintTo(const MixerCase& c, std::ostream* out);
 std::string name_of(const testing::TestParamInfo<MixerCase>& info);

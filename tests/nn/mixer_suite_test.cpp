@@ -260,8 +260,7 @@ TEST_P(MixerSuite, AnAttentionCoreFromOutsideGivesTheSame) {
   call.core = &core;
   const at::Tensor y = mixer->forward(x, call);
   EXPECT_LE(difference(y, run_forward(*mixer, x, layout)), allowed.value) << "seed " << seed;
-  const bool attends = GetParam().label.find("rnn") == std::string::npos;
-  EXPECT_EQ(core.calls, attends ? 1 : 0);
+  EXPECT_EQ(core.calls, GetParam().attends ? 1 : 0);
 }
 
 INSTANTIATE_TEST_SUITE_P(Mixers, MixerSuite, testing::ValuesIn(cases()), name_of);
