@@ -40,7 +40,7 @@ class DemoTest : public CliTest {
           std::string("model.vocab_size=300"), std::string("model.d_model=16"), std::string("model.n_layers=2"),
           std::string("mixers.rat.n_heads=2"), std::string("mixers.local.n_heads=2"), std::string("data.seq_len=16"),
           std::string("data.batch=2"), std::string("run.sample_tokens=5"), std::string("run.peak_tflops=1"),
-          std::string("run.sample_prompt=Ge")})
+          std::string("run.threads=1"), std::string("run.sample_prompt=Ge")})
       all.push_back(argument);
     return all;
   }
@@ -92,7 +92,7 @@ TEST_F(DemoTest, ContinuesAfterASignal) {
     }
     kill(getpid(), SIGINT);
   });
-  const Outcome stopped = rattan(demo("1500"));
+  const Outcome stopped = rattan(demo("200"));
   interrupter.join();
   ASSERT_EQ(stopped.code, 130) << stopped.err;
   EXPECT_EQ(stopped.out, "");
@@ -101,7 +101,7 @@ TEST_F(DemoTest, ContinuesAfterASignal) {
   const Outcome rest = rattan(demo(""));
   ASSERT_EQ(rest.code, 0) << rest.err;
   EXPECT_EQ(rest.json()["status"], "continued");
-  EXPECT_EQ(rest.json()["steps"], 1500);
+  EXPECT_EQ(rest.json()["steps"], 200);
   // No step was made twice: the lines of the first part stand, and the next step follows.
   const auto after = train::read_metrics(metrics);
   ASSERT_GT(after.size(), before.size());
