@@ -7,7 +7,8 @@
 namespace rattan::bench {
 namespace interleave_file {
 
-constexpr double shortest_timed = 1e-3;   // seconds; below it the clock's and the loop's own cost shows
+constexpr double shortest_timed = 5e-3;  // seconds; below it the change from another candidate shows
+constexpr double longest_warm_up = 2;    // a call that takes longer is not helped by a warm-up, and counts
 
 double time_of(const Candidate& candidate, int64_t repeats) {
   const auto start = std::chrono::steady_clock::now();
@@ -29,16 +30,20 @@ Timing summarize(std::vector<double> seconds) {
 std::vector<Timing> interleave(const std::vector<Candidate>& candidates, const Budget& budget) {
   using namespace interleave_file;
   std::vector<int64_t> repeats;
+  std::vector<std::vector<double>> seconds(candidates.size());
   double round_seconds = 0;
-  for (const Candidate& candidate : candidates) {
-    time_of(candidate, 1);
-    const double once = time_of(candidate, 1);
+  for (size_t i = 0; i < candidates.size(); ++i) {
+    double once = time_of(candidates[i], 1);
+    if (once > longest_warm_up) {
+      seconds[i].push_back(once);
+    } else {
+      once = time_of(candidates[i], 1);
+    }
     repeats.push_back(once >= shortest_timed ? 1 : std::max<int64_t>(1, std::llround(shortest_timed / (once + 1e-9))));
     round_seconds = std::max(round_seconds, once * static_cast<double>(repeats.back()));
   }
   const auto wanted = static_cast<int64_t>(budget.seconds / std::max(round_seconds, 1e-6));
   const int64_t rounds = std::clamp(wanted, budget.min_rounds, budget.max_rounds);
-  std::vector<std::vector<double>> seconds(candidates.size());
   for (int64_t round = 0; round < rounds; ++round)
     for (size_t i = 0; i < candidates.size(); ++i) seconds[i].push_back(time_of(candidates[i], repeats[i]));
   std::vector<Timing> out;

@@ -9,21 +9,22 @@
 namespace rattan::bench {
 
 struct Timing {
-  double median = 0, low = 0, high = 0;   // seconds a call: median, smallest, largest
+  double median = 0, low = 0, high = 0;  // seconds a call: median, smallest, largest
   int64_t calls = 0;
 };
 
 struct Candidate {
-  std::function<void()> run;              // one call, finished on return
+  std::function<void()> run;  // one call, finished on return
 };
 
 struct Budget {
-  double seconds = 3;                     // measuring time a candidate, about
+  double seconds = 3;  // measuring time a candidate, about
   int64_t min_rounds = 3, max_rounds = 200;
 };
 
-// One untimed call of each, then rounds of one timed call of each until the slowest has had its share. Calls
-// shorter than a millisecond are timed in batches. Exceptions pass through.
+// An untimed call or two of each, then rounds of one timed call of each until the slowest has had its share. Calls
+// shorter than five milliseconds are timed in batches; of calls longer than two seconds the first counts too.
+// Exceptions pass through.
 std::vector<Timing> interleave(const std::vector<Candidate>& candidates, const Budget& budget);
 
 Timing summarize(std::vector<double> seconds);

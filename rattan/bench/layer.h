@@ -16,10 +16,10 @@ namespace rattan::bench {
 
 struct LayerBench {
   int64_t d_model = 512, heads = 8, groups = 2, window = 1024;
-  std::vector<std::string> mixers = {"rat:16", "attention"};   // see parse_mixer
+  std::vector<std::string> mixers = {"rat:16", "attention"};  // see mixer_options
   std::vector<int64_t> seq = {2048};
   int64_t batch = 1;
-  int64_t tokens = 0;                                          // a call; 0: batch rows, else batch = tokens / seq
+  int64_t tokens = 0;  // a call; 0: batch rows, else batch = tokens / seq
   std::vector<std::string> modes = {"train", "prefill", "decode"};
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
@@ -30,12 +30,12 @@ struct LayerRow {
   std::string mixer, mode;
   int64_t seq = 0, batch = 0;
   Timing time;
-  double flops = 0, bytes = 0;   // of one call: arithmetic of the algorithm; weights and state that must be read
+  double flops = 0, bytes = 0;  // of one call: arithmetic of the algorithm; weights and state that must be read
 };
 
 struct Ceilings {
-  double flops = 0;   // FLOP/s of the layer's input projection as one matrix product
-  double bytes = 0;   // bytes/s of a large copy, read and written
+  double flops = 0;  // FLOP/s of the layer's input projection as one matrix product
+  double bytes = 0;  // bytes/s of a large copy, read and written
 };
 
 struct LayerReport {
@@ -45,7 +45,8 @@ struct LayerReport {
 };
 
 // A mixer of a benchmark: a registered type with its usual options, "rat:L" for a chunk length, "swa:W" for a
-// window; "attention:torch" is the same layer around torch's own attention kernel, the comparison.
+// window; "attention:torch" is the same layer around torch's own attention kernel, the comparison. Beside these a
+// benchmark takes "products", the matrix products of rat alone (products.h).
 // Returns the TOML of its [mixers.<name>] table. InputError for what is not one.
 std::string mixer_options(const std::string& name, const LayerBench& config);
 
@@ -53,6 +54,6 @@ LayerReport run_layer_bench(const LayerBench& config);
 
 std::string to_table(const LayerReport& report);
 nlohmann::json to_json(const LayerReport& report);
-std::string to_plot(const LayerReport& report, const std::string& mode);   // SVG: time against T
+std::string to_plot(const LayerReport& report, const std::string& mode);  // SVG: time against T
 
 }  // namespace rattan::bench

@@ -5,7 +5,7 @@
 namespace rattan::bench {
 
 nn::AttnOut TorchAttention::attend(const nn::AttnIn& in, nn::Call&) {
-  auto batched = [this](const at::Tensor& rows) {   // [B * T, H, p] -> [B, H, T, p]
+  auto batched = [this](const at::Tensor& rows) {  // [B * T, H, p] -> [B, H, T, p]
     return rows.view({batch_, rows.size(0) / batch_, rows.size(1), rows.size(2)}).transpose(1, 2);
   };
   const at::Tensor q = batched(in.q), k = batched(in.kv.k), v = batched(in.kv.v);

@@ -20,17 +20,7 @@ struct Flags {
   bool json = false;
 };
 
-void check(const bench::LayerBench& b) {
-  for (const std::string& mode : b.modes)
-    require(mode == "train" || mode == "prefill" || mode == "decode",
-            "--mode takes train, prefill and decode, not '{}'", mode);
-  for (int64_t seq : b.seq) require(seq >= 1, "--seq must be at least 1, got {}", seq);
-  require(b.batch >= 1, "--batch must be at least 1, got {}", b.batch);
-  require(b.d_model % b.heads == 0, "--d-model {} is not a multiple of --heads {}", b.d_model, b.heads);
-}
-
 void run(Flags& flags) {
-  check(flags.bench);
   flags.bench.device = models::device_named(flags.device);
   flags.bench.dtype = models::dtype_named(flags.dtype).value_or(at::kFloat);
   if (flags.threads > 0) {
@@ -54,7 +44,9 @@ void run(Flags& flags) {
 void declare(CLI::App& verb) {
   auto flags = std::make_shared<Flags>();
   bench::LayerBench& b = flags->bench;
-  verb.add_option("--mixers", b.mixers, "rat:L, swa:W, rnn, attention, attention:torch; the last is the comparison")
+  verb.add_option("--mixers", b.mixers,
+                  "rat:L, swa:W, rnn, attention, attention:torch, products (rat's matrix products alone); "
+                  "the last is the comparison")
       ->delimiter(',')
       ->capture_default_str();
   verb.add_option("--seq", b.seq, "sequence lengths")->delimiter(',')->capture_default_str();
@@ -68,6 +60,9 @@ void declare(CLI::App& verb) {
   verb.add_option("--dtype", flags->dtype, "fp32 or bf16")->capture_default_str();
   verb.add_option("--threads", flags->threads, "0: one a core");
   verb.add_option("--seconds", b.budget.seconds, "measuring time for each figure, about")->capture_default_str();
+  verb.add_option("--rounds", b.budget.min_rounds, "timed calls of each at least, whatever they take")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
   verb.add_option("--plot", flags->plot, "write NAME-<mode>.svg: time against T")->type_name("NAME");
   verb.add_flag("--json", flags->json, "print one JSON document");
   verb.callback([flags] { run(*flags); });

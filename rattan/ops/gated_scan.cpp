@@ -41,6 +41,9 @@ void fill_inputs(Args& a, const Tensor& x, const Tensor& gate, const Tensor& gat
   require(table.dim() == 2 && table.size(1) == segment_columns && table.scalar_type() == at::kInt &&
               table.is_contiguous(),
           "rattan::gated_scan: the segment table must be contiguous int32 [segments, {}]", segment_columns);
+  require(!initial || (initial->dim() == 2 && initial->size(1) == x.size(1) && initial->is_contiguous() &&
+                       initial->scalar_type() == at::kFloat),
+          "rattan::gated_scan: the initial states must be contiguous float32 [R, {}]", x.size(1));
   a.tokens = x.size(0), a.channels = x.size(1), a.segments = table.size(0);
   a.table = static_cast<const kernels::ScanSegment*>(table.data_ptr());
   using Row = std::remove_reference_t<decltype(*a.x.data)>;
@@ -52,9 +55,14 @@ void fill_inputs(Args& a, const Tensor& x, const Tensor& gate, const Tensor& gat
 std::tuple<Tensor, Tensor> forward(const Tensor& x_in, const Tensor& gate_in, const Tensor& gate_bias,
                                    const Tensor& table, const OptionalTensor& initial, int64_t rows) {
   const Tensor x = dense_last(x_in), gate = dense_last(gate_in);
+  require(x.dim() == 2 && rows >= 1, "rattan::gated_scan: x must be [N, C] and rows at least 1, got {}", rows);
   Tensor h = at::empty(x.sizes(), x.options());
   Tensor final = at::zeros({rows, x.size(1)}, x.options().dtype(at::kFloat));
-  if (initial) final.copy_(*initial);
+  if (initial) {
+    require(initial->sizes() == at::IntArrayRef({rows, x.size(1)}),
+            "rattan::gated_scan: there must be {} initial states of {} channels", rows, x.size(1));
+    final.copy_(*initial);
+  }
   with_type("gated_scan", x.scalar_type(), [&]<class T>() {
     kernels::GatedScanForward<T> a;
     fill_inputs(a, x, gate, gate_bias, table, initial);

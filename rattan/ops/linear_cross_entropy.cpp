@@ -33,6 +33,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& h, const Tensor& w, con
           "rattan::linear_cross_entropy: h must be [N, D] and w [V, D], of one type");
   require(target_in.numel() == h.size(0) && target_in.scalar_type() == at::kLong,
           "rattan::linear_cross_entropy: target must be int64 [{}]", h.size(0));
+  require(!weight_in || (weight_in->numel() == h.size(0) && weight_in->scalar_type() == at::kFloat),
+          "rattan::linear_cross_entropy: weight must be float32 [{}]", h.size(0));
   if (target_in.is_cpu() && target_in.numel() > 0) {
     const auto largest = target_in.max().item<int64_t>();
     require(largest < w.size(0), "target id {} is not in the vocabulary of {} tokens", largest, w.size(0));

@@ -33,8 +33,39 @@ kernels::RatShape shape_of(const Tensor& proj, const Tensor& gate_bias, const Te
   require(table.dim() == 2 && table.size(1) == chunk_columns && table.scalar_type() == at::kInt &&
               table.is_contiguous(),
           "rattan::rat: the chunk table must be contiguous int32 [chunks, {}]", chunk_columns);
-  require(gate_bias.scalar_type() == at::kFloat, "rattan::rat: gate_bias must be float32");
+  require(gate_bias.scalar_type() == at::kFloat && gate_bias.is_contiguous(),
+          "rattan::rat: gate_bias must be contiguous float32");
   return s;
+}
+
+void check_tables(const OptionalTensor& cos, const OptionalTensor& sin, const kernels::RatShape& s) {
+  require(cos.has_value() == sin.has_value(), "rattan::rat: cos and sin come together");
+  if (!cos) return;
+  for (const Tensor* t : {&*cos, &*sin})
+    require(t->dim() == 2 && t->size(0) == cos->size(0) && 2 * t->size(1) == s.dim &&
+                t->scalar_type() == at::kFloat && t->is_contiguous(),
+            "rattan::rat: cos and sin must be contiguous float32 [positions, {}], got [{}]", s.dim / 2,
+            fmt::join(t->sizes(), ", "));
+}
+
+// Ends [R, E, H, p] in proj's type and running states fp32 [R, H, p], all or none.
+void check_carry(const OptionalTensor& ends_k, const OptionalTensor& ends_v, const OptionalTensor& running_k,
+                 const OptionalTensor& running_v, at::ScalarType dtype, int64_t heads, int64_t dim) {
+  require(ends_k.has_value() == ends_v.has_value() && ends_k.has_value() == running_k.has_value() &&
+              ends_k.has_value() == running_v.has_value(),
+          "rattan::rat: ends_k, ends_v, running_k and running_v come together");
+  if (!ends_k) return;
+  const int64_t rows = ends_k->size(0);
+  for (const Tensor* t : {&*ends_k, &*ends_v})
+    require(t->dim() == 4 && t->sizes() == ends_k->sizes() && t->size(2) == heads && t->size(3) == dim &&
+                t->scalar_type() == dtype,
+            "rattan::rat: ends must be [R, E, {}, {}] in the type of proj, got [{}]", heads, dim,
+            fmt::join(t->sizes(), ", "));
+  for (const Tensor* t : {&*running_k, &*running_v})
+    require(t->sizes() == at::IntArrayRef({rows, heads, dim}) && t->scalar_type() == at::kFloat &&
+                t->stride(2) == 1,
+            "rattan::rat: running states must be float32 [{}, {}, {}], got [{}]", rows, heads, dim,
+            fmt::join(t->sizes(), ", "));
 }
 
 // A table made by hand must not make a kernel read or write elsewhere. Device tables are the caller's word.
@@ -78,6 +109,7 @@ Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor
                     const Tensor& final_k, const Tensor& final_v, bool for_backward) {
   const Tensor proj = dense_last(proj_in), flat_k = flat(ends_k), flat_v = flat(ends_v);
   const auto shape = shape_of(proj, gate_bias, table, heads, groups, chunk, flat_k.size(0));
+  check_tables(cos, sin, shape);
   check_table(table, shape, cos ? cos->size(0) : 0, running_k ? running_k->size(0) : 0, final_k.size(0));
   Outputs r;
   r.out = at::empty({shape.tokens, heads * shape.dim}, proj.options());
@@ -103,7 +135,14 @@ ForwardResult forward(const Tensor& proj, const Tensor& gate_bias, const Tensor&
                       const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, int64_t rows,
                       int64_t ends, const OptionalTensor& ends_k, const OptionalTensor& ends_v,
                       const OptionalTensor& running_k, const OptionalTensor& running_v) {
+  require(heads > 0 && rows > 0 && ends > 0, "rattan::rat: heads, rows and ends must be at least 1, got {}, {} and {}",
+          heads, rows, ends);
   const int64_t dim = gate_bias.numel() / heads;
+  check_carry(ends_k, ends_v, running_k, running_v, proj.scalar_type(), heads, dim);
+  if (ends_k)
+    require(ends_k->size(0) == rows && ends_k->size(1) <= ends,
+            "rattan::rat: a carried state of {} x {} ends does not fit {} x {}", ends_k->size(0), ends_k->size(1),
+            rows, ends);
   // Without carried state every end that is read was written before; with it, rows may be left over.
   auto fresh = [&] {
     return ends_k ? at::zeros({rows, ends, heads, dim}, proj.options())
@@ -160,6 +199,10 @@ BackwardResult backward(const Tensor& proj_in, const Tensor& gate_bias, const Te
 Tensor extend(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
               const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, Tensor ends_k, Tensor ends_v,
               Tensor running_k, Tensor running_v) {
+  require(heads > 0, "rattan::rat: heads must be at least 1, got {}", heads);
+  check_carry(ends_k, ends_v, running_k, running_v, proj.scalar_type(), heads, gate_bias.numel() / heads);
+  // They are written in place: a copy would lose what is written.
+  require(ends_k.is_contiguous() && ends_v.is_contiguous(), "rattan::rat: the ends of a state must be contiguous");
   return run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, ends_k, ends_v, running_k, running_v,
                      running_k, running_v, false)
       .out;

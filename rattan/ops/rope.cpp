@@ -24,6 +24,15 @@ Tensor rotate(const Tensor& x_in, const Tensor& position, const Tensor& cos, con
           fmt::join(x_in.sizes(), "x"), cos.size(-1));
   require(position.numel() == x_in.size(0) && position.scalar_type() == at::kInt && position.is_contiguous(),
           "rattan::rope: position must be int32 [{}]", x_in.size(0));
+  require(cos.sizes() == sin.sizes() && cos.dim() == 2 && cos.scalar_type() == at::kFloat &&
+              sin.scalar_type() == at::kFloat && cos.is_contiguous() && sin.is_contiguous(),
+          "rattan::rope: cos and sin must be contiguous float32 tables of one shape");
+  if (position.is_cpu()) {
+    const auto* p = pointer<const int32_t>(position);
+    for (int64_t i = 0; i < position.numel(); ++i)
+      require(p[i] >= 0 && p[i] < cos.size(0), "rattan::rope: position {} of row {} is not in a table of {}", p[i], i,
+              cos.size(0));
+  }
   const Tensor x = dense_last(x_in);
   Tensor out = at::empty(x.sizes(), x.options());
   with_type("rope", x.scalar_type(), [&]<class T>() {

@@ -38,6 +38,7 @@ void tile(const FewRowsLinear& a, int64_t row, int64_t first, int64_t end) {
     for (int r = 0; r < R; ++r) rows[r] = load(x[r] + k);
     for (int o = 0; o < O; ++o) {
       Vec weight = load(w[o] + k);
+      __builtin_prefetch(w[o] + k + O * a.w.row);  // rows are too short for the processor to foresee the next
       for (int r = 0; r < R; ++r) partial[r * O + o] = fma(rows[r], weight, partial[r * O + o]);
     }
   }
@@ -69,6 +70,7 @@ void few_rows_linear(const FewRowsLinear& a) {
   parallel_for(ceil_div(a.out, step), [&](int64_t task) {
     int64_t begin = task * step, end = begin + step < a.out ? begin + step : a.out;
     int64_t row = 0;
+    for (; row + 8 <= a.rows; row += 8) rows_of<8>(a, row, begin, end);
     for (; row + 4 <= a.rows; row += 4) rows_of<4>(a, row, begin, end);
     for (; row + 2 <= a.rows; row += 2) rows_of<2>(a, row, begin, end);
     for (; row < a.rows; ++row) rows_of<1>(a, row, begin, end);

@@ -1,0 +1,40 @@
+#include "rattan/bench/products.h"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/randn.h>
+
+#include "rattan/bench/ceilings.h"
+#include "rattan/ops/ops.h"
+
+namespace rattan::bench {
+
+Products::Products(int64_t rows, int64_t d_model, int64_t width, bool backward, at::ScalarType dtype,
+                   at::Device device) {
+  auto random = [&](int64_t n, int64_t columns) {
+    return at::randn({n, columns}, at::TensorOptions().dtype(dtype).device(device));
+  };
+  x_ = random(rows, d_model), mixed_ = random(rows, d_model);
+  w_in_ = random(width, d_model), w_out_ = random(d_model, d_model);
+  if (backward) d_proj_ = random(rows, width), d_y_ = random(rows, d_model);
+}
+
+void Products::run() {
+  at::NoGradGuard no_grad;
+  ops::linear(x_, w_in_);
+  ops::linear(mixed_, w_out_);
+  if (d_y_.defined()) {
+    at::mm(d_y_, w_out_), at::mm(d_y_.t(), mixed_);
+    at::mm(d_proj_, w_in_), at::mm(d_proj_.t(), x_);
+  }
+  synchronize(x_.device());
+}
+
+double Products::flops() const {
+  const auto forward = 2.0 * static_cast<double>(x_.size(0) * (w_in_.numel() + w_out_.numel()));
+  return d_y_.defined() ? 3 * forward : forward;
+}
+
+double Products::bytes() const { return static_cast<double>((w_in_.numel() + w_out_.numel()) * w_in_.element_size()); }
+
+}  // namespace rattan::bench

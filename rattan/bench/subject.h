@@ -1,0 +1,14 @@
+// One thing that a benchmark times.
+#pragma once
+
+namespace rattan::bench {
+
+class Subject {
+ public:
+  virtual ~Subject() = default;
+  virtual void run() = 0;            // one call, finished on return
+  virtual double flops() const = 0;  // arithmetic of one call, as the algorithm needs it
+  virtual double bytes() const = 0;  // weights and state that one call must read
+};
+
+}  // namespace rattan::bench

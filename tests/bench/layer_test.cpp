@@ -1,0 +1,167 @@
+// A benchmark's report is whole and says what was asked for. Times are never compared: only their form is.
+#include "rattan/bench/layer.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <nlohmann/json.hpp>
+#include <set>
+#include <thread>
+#include <tuple>
+
+#include "rattan/base/error.h"
+#include "rattan/bench/interleave.h"
+
+namespace rattan::bench::layer_test {
+
+using testing::HasSubstr;
+
+LayerBench tiny() {
+  LayerBench config;
+  config.d_model = 32, config.heads = 4, config.window = 8;
+  config.mixers = {"rat:4", "rnn", "swa:8", "products", "attention", "attention:torch"};
+  config.seq = {16, 32};
+  config.batch = 2;
+  config.budget = {.seconds = 0, .min_rounds = 2, .max_rounds = 2};
+  return config;
+}
+
+const LayerReport& tiny_report() {
+  static const LayerBench config = tiny();
+  static const LayerReport report = run_layer_bench(config);
+  return report;
+}
+
+TEST(LayerBench, HasARowForEveryMixerModeAndLength) {
+  const LayerReport& report = tiny_report();
+  ASSERT_EQ(report.rows.size(), 6u * 2 * 3);
+  std::set<std::tuple<std::string, std::string, int64_t>> seen;
+  for (const LayerRow& row : report.rows) {
+    SCOPED_TRACE(row.mixer + " " + row.mode);
+    seen.insert({row.mixer, row.mode, row.seq});
+    EXPECT_EQ(row.batch, 2);
+    EXPECT_GE(row.time.calls, 2);
+    EXPECT_GT(row.time.low, 0);
+    EXPECT_LE(row.time.low, row.time.median);
+    EXPECT_LE(row.time.median, row.time.high);
+    EXPECT_GT(row.flops, 0);
+    EXPECT_GT(row.bytes, 0);
+  }
+  EXPECT_EQ(seen.size(), report.rows.size());
+  EXPECT_GT(report.ceilings.flops, 0);
+  EXPECT_GT(report.ceilings.bytes, 0);
+}
+
+TEST(LayerBench, CountsTheArithmeticOfTraining) {
+  // Three forwards; the products of a layer are what its mixer does at least.
+  std::map<std::pair<std::string, std::string>, double> flops;
+  for (const LayerRow& row : tiny_report().rows)
+    if (row.seq == 32) flops[{row.mixer, row.mode}] = row.flops;
+  for (const std::string mixer : {"rat:4", "rnn", "products", "attention"})
+    EXPECT_DOUBLE_EQ((flops[{mixer, "train"}]), (3 * flops[{mixer, "prefill"}])) << mixer;
+  EXPECT_LT((flops[{"products", "prefill"}]), (flops[{"rat:4", "prefill"}]));
+  // 64 tokens through [32, 96 + 2 * 2 * 8] and [32, 32], two operations each.
+  EXPECT_DOUBLE_EQ((flops[{"products", "prefill"}]), 2.0 * 64 * 32 * (96 + 32 + 32));
+}
+
+TEST(LayerBench, BatchFollowsTheTokensOfACall) {
+  LayerBench config = tiny();
+  config.mixers = {"rnn"}, config.modes = {"prefill"}, config.tokens = 64;
+  const LayerReport report = run_layer_bench(config);
+  ASSERT_EQ(report.rows.size(), 2u);
+  EXPECT_EQ(report.rows[0].batch, 4);
+  EXPECT_EQ(report.rows[1].batch, 2);
+}
+
+TEST(LayerBench, JsonHoldsEveryRow) {
+  const nlohmann::json json = to_json(tiny_report());
+  EXPECT_EQ(json.at("d_model"), 32);
+  EXPECT_EQ(json.at("dtype"), "Float");
+  ASSERT_EQ(json.at("rows").size(), tiny_report().rows.size());
+  for (const nlohmann::json& row : json.at("rows")) {
+    for (const char* key : {"mixer", "mode", "tokens", "batch", "seconds", "seconds_low", "seconds_high", "calls",
+                            "flops", "bytes", "speed"})
+      EXPECT_TRUE(row.contains(key)) << key;
+    EXPECT_EQ(row.contains("outside_products"), row.at("mixer") == "rat:4");
+    if (row.at("mixer") == "attention:torch") {
+      EXPECT_EQ(row.at("speed"), 1);
+    }
+  }
+}
+
+TEST(LayerBench, TableNamesEveryMixer) {
+  const std::string table = to_table(tiny_report());
+  for (const std::string& mixer : tiny().mixers) EXPECT_THAT(table, HasSubstr("\n" + mixer + " ")) << mixer;
+  EXPECT_THAT(table, HasSubstr("outside the matrix products"));
+  EXPECT_THAT(table, HasSubstr("against attention:torch"));
+}
+
+TEST(LayerBench, PlotHasALineForEveryMixer) {
+  for (const std::string mode : {"train", "prefill", "decode"}) {
+    const std::string svg = to_plot(tiny_report(), mode);
+    EXPECT_THAT(svg, testing::StartsWith("<svg"));
+    EXPECT_THAT(svg, HasSubstr(mode));
+    for (const std::string& mixer : tiny().mixers) EXPECT_THAT(svg, HasSubstr(">" + mixer + "<")) << mixer;
+  }
+}
+
+TEST(LayerBench, RunsInBf16) {
+  LayerBench config = tiny();
+  config.dtype = at::kBFloat16, config.seq = {16};
+  EXPECT_EQ(run_layer_bench(config).rows.size(), 6u * 3);
+}
+
+TEST(LayerBench, RefusesWhatItDoesNotKnow) {
+  auto refusal = [](const std::function<void(LayerBench&)>& spoil) -> std::string {
+    LayerBench config = tiny();
+    spoil(config);
+    try {
+      run_layer_bench(config);
+    } catch (const InputError& error) {
+      return error.what();
+    }
+    return "was taken";
+  };
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rats"}; }), HasSubstr("rats"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rat:"}; }), HasSubstr("whole number"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rat:-4"}; }), HasSubstr("whole number"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rat:0"}; }), HasSubstr("chunk"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"swa:many"}; }), HasSubstr("whole number"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"attention:16"}; }), HasSubstr("attention:torch"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rnn:16"}; }), HasSubstr("rnn:16"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {}; }), HasSubstr("at least one mixer"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.modes = {"trian"}; }), HasSubstr("trian"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.seq = {0}; }), HasSubstr("at least one token"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.batch = 0; }), HasSubstr("at least 1"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.heads = 5; }), HasSubstr("5 heads"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.groups = 3; }), HasSubstr("groups"));
+}
+
+TEST(Interleave, TakesTurns) {
+  std::string order;
+  auto candidate = [&](char name) {
+    return Candidate{[&order, name] {
+      order += name;
+      std::this_thread::sleep_for(std::chrono::milliseconds(6));
+    }};
+  };
+  const auto times = interleave({candidate('a'), candidate('b')}, {.seconds = 0, .min_rounds = 3, .max_rounds = 3});
+  EXPECT_EQ(order, "aabbababab");
+  ASSERT_EQ(times.size(), 2u);
+  EXPECT_EQ(times[0].calls, 3);
+}
+
+TEST(Interleave, MedianAndSpread) {
+  const Timing odd = summarize({3, 1, 2}), even = summarize({4, 1, 2, 3});
+  EXPECT_EQ(odd.median, 2);
+  EXPECT_EQ(odd.low, 1);
+  EXPECT_EQ(odd.high, 3);
+  EXPECT_EQ(odd.calls, 3);
+  EXPECT_EQ(even.median, 2.5);
+  EXPECT_EQ(summarize({}).calls, 0);
+}
+
+}  // namespace rattan::bench::layer_test
