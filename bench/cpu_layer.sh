@@ -58,7 +58,7 @@ for part in "${parts[@]}"; do
       ;;
     sweep)
       layer sweep fp32 --mixers rat:16,rnn,swa,attention,attention:torch --mode train --rounds 1 --seconds 1 \
-        --seq 512,1024,2048,4096,8192,16384,32768 --plot "$out/cpu-layer"
+        --seq 512,1024,2048,4096,8192,16384 --plot "$out/cpu-layer"
       ;;
     report)
       "$python" bench/cpu_layer_report.py "$out"
