@@ -74,8 +74,9 @@ def operator_output(layer: EagerRat, proj: torch.Tensor) -> torch.Tensor:
              for c in range(batch * per_row)]
     half = layer.dim // 2
     angle = torch.arange(per_row).unsqueeze(-1) * 10000.0 ** (-torch.arange(half) / half)
-    out = torch.ops.rattan.rat(proj.reshape(-1, width), layer.gate_bias.detach(), torch.tensor(table, dtype=torch.int32),
-                               angle.cos(), angle.sin(), layer.heads, layer.groups, length, 1, len(table),
+    out = torch.ops.rattan.rat(proj.reshape(-1, width), layer.gate_bias.detach(),
+                               torch.tensor(table, dtype=torch.int32), angle.cos(), angle.sin(), layer.heads,
+                               layer.groups, length, 1, len(table),
                                None, None, None, None)[0]
     return out.view(batch, tokens, -1)
 
