@@ -109,8 +109,8 @@ void rows() {
     cuda::add_rms_norm_forward(AddRmsNormForward<bf16>{kTokens, kModel, 1e-6f, x, a, weight, sum, out, rstd}, nullptr);
   });
   time_kernel("add + RMSNorm backward", 16.0 * n, 0, [&] {
-    cuda::add_rms_norm_backward(
-        AddRmsNormBackward<bf16>{kTokens, kModel, sum, weight, rstd, c, x, x, out, d_weight}, scratch, nullptr);
+    cuda::add_rms_norm_backward(AddRmsNormBackward<bf16>{kTokens, kModel, sum, weight, rstd, c, x, x, out, d_weight},
+                                scratch, nullptr);
   });
   std::vector<float> cos(static_cast<std::size_t>(kLength * kDim / 2)), sin(cos.size());
   rope_table(kLength, kDim, 10000, cos.data(), sin.data());
@@ -119,9 +119,9 @@ void rows() {
   float *cos_d = upload(cos), *sin_d = upload(sin);
   int32_t* position_d = upload(position);
   time_kernel("RoPE", 4.0 * n, 0, [&] {
-    cuda::rope(Rope<bf16>{kTokens, kHeads, kDim, position_d, cos_d, sin_d, false, {a, kModel, kDim},
-                          {out, kModel, kDim}},
-               nullptr);
+    cuda::rope(
+        Rope<bf16>{kTokens, kHeads, kDim, position_d, cos_d, sin_d, false, {a, kModel, kDim}, {out, kModel, kDim}},
+        nullptr);
   });
   constexpr int64_t kVocabulary = 32000, kRows = 8192;
   bf16* logits = random_bf16(kRows * kVocabulary);

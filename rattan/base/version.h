@@ -3,6 +3,6 @@
 
 namespace rattan {
 
-const char* version();   // "0.1.0"
+const char* version();  // "0.1.0"
 
 }  // namespace rattan

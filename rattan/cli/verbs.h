@@ -5,6 +5,6 @@
 
 namespace rattan::cli {
 
-std::span<const Verb> verbs();   // in the order `--help` shows them
+std::span<const Verb> verbs();  // in the order `--help` shows them
 
 }  // namespace rattan::cli

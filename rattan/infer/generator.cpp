@@ -145,7 +145,8 @@ class Run {
             whole_prefix_ ? left : std::min(left, static_cast<std::size_t>(config_.prefill_chunk - tokens));
         pieces.push_back({static_cast<int64_t>(i), std::span(*prompts_[i]).subspan(read[i], n)});
         tokens += static_cast<int64_t>(n);
-        if ((read[i] += n) == prompts_[i]->size()) {
+        read[i] += n;
+        if (read[i] == prompts_[i]->size()) {
           ends.push_back(tokens - 1);
           complete.push_back(i);
           first = i + 1;

@@ -63,8 +63,10 @@ int32_t draw(const std::vector<Candidate>& c, Rng& rng) {
   double sum = 0;
   for (const Candidate& x : c) sum += x.p;
   double left = rng.uniform() * sum;
-  for (const Candidate& x : c)
-    if ((left -= x.p) < 0) return x.id;
+  for (const Candidate& x : c) {
+    left -= x.p;
+    if (left < 0) return x.id;
+  }
   // Rounding can leave a rest at the very end of the sum.
   for (auto x = c.rbegin(); x != c.rend(); ++x)
     if (x->p > 0) return x->id;

@@ -24,7 +24,7 @@ struct ActivationBackward {
   Activation kind = Activation::gelu;
   int64_t rows = 0, dim = 0;
   RowsRef<const T> a, b, d_out;
-  RowsRef<T> d_a, d_b;   // d_b unused for gelu; d_a may be d_out
+  RowsRef<T> d_a, d_b;  // d_b unused for gelu; d_a may be d_out
 };
 
 void activation_forward(const ActivationForward<float>& a);

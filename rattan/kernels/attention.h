@@ -24,12 +24,12 @@ template <class T>
 struct AttentionForward {
   int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, dim = 0;
   float scale = 1;
-  const int32_t* begin = nullptr;   // [queries]
-  const int32_t* end = nullptr;     // [queries]
-  HeadsRef<const T> q;              // [queries, heads, dim]
-  HeadsRef<const T> k, v;           // [keys, kv_heads, dim]
-  HeadsRef<T> o;                    // [queries, heads, dim]
-  float* lse = nullptr;             // [queries, heads]
+  const int32_t* begin = nullptr;  // [queries]
+  const int32_t* end = nullptr;    // [queries]
+  HeadsRef<const T> q;             // [queries, heads, dim]
+  HeadsRef<const T> k, v;          // [keys, kv_heads, dim]
+  HeadsRef<T> o;                   // [queries, heads, dim]
+  float* lse = nullptr;            // [queries, heads]
 };
 
 template <class T>
@@ -39,9 +39,9 @@ struct AttentionBackward {
   const int32_t* begin = nullptr;
   const int32_t* end = nullptr;
   HeadsRef<const T> q, k, v, o, d_o;
-  const float* lse = nullptr;       // [queries, heads]
-  const float* d_lse = nullptr;     // [queries, heads], optional: gradient of lse, for a later merge
-  HeadsRef<T> dq, dk, dv;           // every element is written, also those no query sees (0)
+  const float* lse = nullptr;    // [queries, heads]
+  const float* d_lse = nullptr;  // [queries, heads], optional: gradient of lse, for a later merge
+  HeadsRef<T> dq, dk, dv;        // every element is written, also those no query sees (0)
 };
 
 void attention_forward(const AttentionForward<float>& a);

@@ -12,11 +12,11 @@ namespace rattan::kernels {
 template <class T>
 struct CrossEntropy {
   int64_t rows = 0, vocabulary = 0;
-  RowsRef<T> logits;                 // [rows, vocabulary]; overwritten by the gradient if `gradient`
-  const int64_t* target = nullptr;   // [rows]
-  const float* weight = nullptr;     // [rows], optional (1)
+  RowsRef<T> logits;                // [rows, vocabulary]; overwritten by the gradient if `gradient`
+  const int64_t* target = nullptr;  // [rows]
+  const float* weight = nullptr;    // [rows], optional (1)
   bool gradient = false;
-  float* loss = nullptr;             // [rows], weighted
+  float* loss = nullptr;  // [rows], weighted
 };
 
 void cross_entropy(const CrossEntropy<float>& a);

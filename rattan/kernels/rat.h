@@ -34,32 +34,32 @@
 namespace rattan::kernels {
 
 struct RatChunk {
-  int32_t begin, end;    // token rows
-  int32_t first, slot;   // visible end rows [first, slot); own end row
-  int32_t position;      // chunk index c for the rotation
-  int32_t from, to;      // running-state rows read and written, -1: none
+  int32_t begin, end;   // token rows
+  int32_t first, slot;  // visible end rows [first, slot); own end row
+  int32_t position;     // chunk index c for the rotation
+  int32_t from, to;     // running-state rows read and written, -1: none
 };
 
 struct RatShape {
-  int64_t tokens = 0, heads = 0, groups = 0, dim = 0;   // N, H, G, p
-  int64_t chunks = 0, ends = 0, max_chunk = 0;          // rows of the table; rows of the ends buffer; L
+  int64_t tokens = 0, heads = 0, groups = 0, dim = 0;  // N, H, G, p
+  int64_t chunks = 0, ends = 0, max_chunk = 0;         // rows of the table; rows of the ends buffer; L
   int64_t width() const { return 3 * heads * dim + 2 * groups * dim; }
 };
 
 template <class T>
 struct RatForward {
   RatShape shape;
-  const RatChunk* table = nullptr;              // [chunks]
-  RowsRef<const T> proj;                        // [N, width()]
-  const float* gate_bias = nullptr;             // [D]
-  const float* cos = nullptr;                   // [positions, p/2], optional: no rotation
+  const RatChunk* table = nullptr;   // [chunks]
+  RowsRef<const T> proj;             // [N, width()]
+  const float* gate_bias = nullptr;  // [D]
+  const float* cos = nullptr;        // [positions, p/2], optional: no rotation
   const float* sin = nullptr;
-  HeadsRef<T> ends_k, ends_v;                   // [ends, H, p], read and written
-  HeadsRef<const float> running_k, running_v;   // [rows, H, p] read by `from`
-  HeadsRef<float> final_k, final_v;             // [rows, H, p] written by `to`; may be the same storage as running_*
-  RowsRef<T> out;                               // [N, D]
-  RowsRef<T> y;                                 // [N, D], optional (needed by backward)
-  float* lse = nullptr;                         // [N, H], optional (needed by backward)
+  HeadsRef<T> ends_k, ends_v;                  // [ends, H, p], read and written
+  HeadsRef<const float> running_k, running_v;  // [rows, H, p] read by `from`
+  HeadsRef<float> final_k, final_v;            // [rows, H, p] written by `to`; may be the same storage as running_*
+  RowsRef<T> out;                              // [N, D]
+  RowsRef<T> y;                                // [N, D], optional (needed by backward)
+  float* lse = nullptr;                        // [N, H], optional (needed by backward)
 };
 
 template <class T>
@@ -70,17 +70,17 @@ struct RatBackward {
   const float* gate_bias = nullptr;
   const float* cos = nullptr;
   const float* sin = nullptr;
-  HeadsRef<const T> ends_k, ends_v;             // as forward left them
+  HeadsRef<const T> ends_k, ends_v;  // as forward left them
   HeadsRef<const float> running_k, running_v;
   RowsRef<const T> y;
   const float* lse = nullptr;
-  RowsRef<const T> d_out;                       // [N, D]
-  HeadsRef<const float> d_final_k, d_final_v;   // [rows, H, p], optional: gradient of the final states
-  RowsRef<T> d_proj;                            // [N, width()], every element is written
-  float* d_gate_bias = nullptr;                 // [D], written
-  HeadsRef<float> d_ends_k, d_ends_v;           // [ends, H, p]: in: gradient that reaches the ends from outside;
-                                                // out: total gradient of the rows (what carried rows receive)
-  HeadsRef<float> d_running_k, d_running_v;     // [rows, H, p], optional: written for rows named by `from`
+  RowsRef<const T> d_out;                      // [N, D]
+  HeadsRef<const float> d_final_k, d_final_v;  // [rows, H, p], optional: gradient of the final states
+  RowsRef<T> d_proj;                           // [N, width()], every element is written
+  float* d_gate_bias = nullptr;                // [D], written
+  HeadsRef<float> d_ends_k, d_ends_v;          // [ends, H, p]: in: gradient that reaches the ends from outside;
+                                               // out: total gradient of the rows (what carried rows receive)
+  HeadsRef<float> d_running_k, d_running_v;    // [rows, H, p], optional: written for rows named by `from`
 };
 
 void rat_forward(const RatForward<float>& a);

@@ -14,25 +14,25 @@ template <class T>
 struct AddRmsNormForward {
   int64_t rows = 0, dim = 0;
   float eps = 1e-6f;
-  const float* x = nullptr;        // [rows, dim]
-  const T* branch = nullptr;       // [rows, dim], optional
-  const float* weight = nullptr;   // [dim]
-  float* sum = nullptr;            // [rows, dim], optional (only with branch)
-  T* y = nullptr;                  // [rows, dim]
-  float* rstd = nullptr;           // [rows]
+  const float* x = nullptr;       // [rows, dim]
+  const T* branch = nullptr;      // [rows, dim], optional
+  const float* weight = nullptr;  // [dim]
+  float* sum = nullptr;           // [rows, dim], optional (only with branch)
+  T* y = nullptr;                 // [rows, dim]
+  float* rstd = nullptr;          // [rows]
 };
 
 template <class T>
 struct AddRmsNormBackward {
   int64_t rows = 0, dim = 0;
-  const float* sum = nullptr;      // s as forward made it
+  const float* sum = nullptr;  // s as forward made it
   const float* weight = nullptr;
   const float* rstd = nullptr;
   const T* d_y = nullptr;
-  const float* d_sum_in = nullptr; // optional
-  float* d_sum = nullptr;          // [rows, dim]
-  T* d_branch = nullptr;           // [rows, dim], optional
-  float* d_weight = nullptr;       // [dim], written
+  const float* d_sum_in = nullptr;  // optional
+  float* d_sum = nullptr;           // [rows, dim]
+  T* d_branch = nullptr;            // [rows, dim], optional
+  float* d_weight = nullptr;        // [dim], written
 };
 
 void add_rms_norm_forward(const AddRmsNormForward<float>& a);

@@ -12,8 +12,8 @@ void rope_table(int64_t positions, int64_t dim, double base, float* cos, float* 
 template <class T>
 struct Rope {
   int64_t rows = 0, heads = 0, dim = 0;
-  const int32_t* position = nullptr;   // [rows], an index into the table
-  const float* cos = nullptr;          // [positions, dim/2]
+  const int32_t* position = nullptr;  // [rows], an index into the table
+  const float* cos = nullptr;         // [positions, dim/2]
   const float* sin = nullptr;
   bool inverse = false;
   HeadsRef<const T> x;

@@ -10,8 +10,8 @@ namespace rattan::kernels {
 template <class T>
 struct HeadsRef {
   T* data = nullptr;
-  int64_t row = 0;    // stride between rows
-  int64_t head = 0;   // stride between heads
+  int64_t row = 0;   // stride between rows
+  int64_t head = 0;  // stride between heads
   [[gnu::always_inline]] T* at(int64_t r, int64_t h) const { return data + r * row + h * head; }
 };
 

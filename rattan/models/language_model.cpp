@@ -25,7 +25,7 @@ class Embedding : public nn::Module {
 
 class LanguageModel::LmHead : public Head {
  public:
-  LmHead(const nn::Param& weight) : weight_(weight) {}
+  explicit LmHead(const nn::Param& weight) : weight_(weight) {}
 
   at::Tensor logits(const at::Tensor& h, nn::Call&) override {
     at::Tensor out = ops::linear(h, weight_(h.scalar_type()));
@@ -36,7 +36,8 @@ class LanguageModel::LmHead : public Head {
     const at::Tensor rows = h.flatten(0, 1), target = y.flatten(), w = weight.defined() ? weight.flatten() : weight;
     const at::Tensor counted = target >= 0;
     at::Tensor count = w.defined() ? (w * counted.to(w.scalar_type())).sum() : counted.sum().to(at::kFloat);
-    if (h.scalar_type() != at::kDouble) return {ops::linear_cross_entropy(rows, weight_(h.scalar_type()), target, w), count};
+    if (h.scalar_type() != at::kDouble)
+      return {ops::linear_cross_entropy(rows, weight_(h.scalar_type()), target, w), count};
     // Every target below 0 is left out, not one value alone.
     const at::Tensor each =
         at::cross_entropy_loss(logits(rows, call), target.clamp_min(0), {}, at::Reduction::None) * counted;
@@ -54,7 +55,8 @@ class LanguageModel::LmHead : public Head {
 LanguageModel::LanguageModel(LanguageModelConfig config)
     : config_(std::move(config)), stack_(&compute), norm_(config_.d_model, config_.norm_eps) {
   config_.validate();
-  auto embedding = std::make_unique<language_model_file::Embedding>(config_.vocab_size, config_.d_model, config_.init_std);
+  auto embedding =
+      std::make_unique<language_model_file::Embedding>(config_.vocab_size, config_.d_model, config_.init_std);
   embedding_ = &embedding->weight;
   embedding_module_ = std::move(embedding);
   const nn::MixerContext context{config_.d_model, config_.init_std, config_.norm_eps};

@@ -14,8 +14,8 @@
 namespace rattan::models {
 
 struct FfnConfig {
-  std::string type = "gelu";   // gelu, swiglu, none
-  int64_t hidden = 0;          // 0: 4 d_model
+  std::string type = "gelu";  // gelu, swiglu, none
+  int64_t hidden = 0;         // 0: 4 d_model
   void fields(Fields& f);
 };
 
@@ -25,7 +25,7 @@ struct LanguageModelConfig {
   FfnConfig ffn;
   bool tie_embeddings = true;
   double norm_eps = 1e-6, dropout = 0, init_std = 0.02;
-  int64_t context = 4096;       // the length trained for; longer ones work with a warning
+  int64_t context = 4096;  // the length trained for; longer ones work with a warning
   std::map<std::string, nn::MixerConfig> mixers;
 
   // The keys of a configuration file: [model] and [mixers.<name>]. InputError for a pattern that names no mixer.
@@ -35,7 +35,7 @@ struct LanguageModelConfig {
 
 class LanguageModel : public Model {
  public:
-  explicit LanguageModel(LanguageModelConfig config);   // parameters are not allocated yet
+  explicit LanguageModel(LanguageModelConfig config);  // parameters are not allocated yet
   ~LanguageModel() override;
 
   at::Tensor forward(const Input& input, nn::Call& call) override;
@@ -57,7 +57,7 @@ class LanguageModel : public Model {
   nn::Param* embedding_ = nullptr;
   std::unique_ptr<nn::Module> embedding_module_;
   nn::RmsNorm norm_;
-  std::unique_ptr<nn::Linear> output_;   // absent when tied
+  std::unique_ptr<nn::Linear> output_;  // absent when tied
   std::unique_ptr<LmHead> head_;
 };
 

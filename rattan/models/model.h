@@ -13,14 +13,14 @@
 namespace rattan::models {
 
 struct Input {
-  at::Tensor ids;                             // int64 [B, T]
-  std::map<std::string, at::Tensor> fields;   // reals, event fields, side streams
+  at::Tensor ids;                            // int64 [B, T]
+  std::map<std::string, at::Tensor> fields;  // reals, event fields, side streams
 };
 
 class Head {
  public:
   virtual ~Head() = default;
-  virtual at::Tensor logits(const at::Tensor& h, nn::Call& call) = 0;   // [..., D] -> fp32 [..., V]
+  virtual at::Tensor logits(const at::Tensor& h, nn::Call& call) = 0;  // [..., D] -> fp32 [..., V]
   // Sum over positions of weight * negative log-likelihood; targets < 0 are left out and not counted.
   // h [B, T, D], y int64 [B, T], weight fp32 [B, T] or undefined.
   virtual nn::Loss nll(const at::Tensor& h, const at::Tensor& y, const at::Tensor& weight, nn::Call& call) = 0;
@@ -30,15 +30,15 @@ class Head {
 
 class Model : public nn::Module {
  public:
-  virtual at::Tensor forward(const Input& input, nn::Call& call) = 0;                  // hidden states [B, T, D]
-  virtual at::Tensor extend(const Input& input, nn::State& state, nn::Call& call) = 0; // the same, not differentiable
+  virtual at::Tensor forward(const Input& input, nn::Call& call) = 0;                   // hidden states [B, T, D]
+  virtual at::Tensor extend(const Input& input, nn::State& state, nn::Call& call) = 0;  // the same, not differentiable
   virtual Head& head(const std::string& name = "lm") = 0;
   virtual nn::StateSpec state_spec() const = 0;
   // Multiply-adds count 2; forward only, per token, at sequences of `tokens`. Training costs three times that.
   virtual double flops_per_token(int64_t tokens) const = 0;
 
-  virtual nn::Source encode(const Input&, nn::Call&);                                   // InputError unless it has an encoder
-  virtual std::optional<Input> inject(const nn::State&) { return std::nullopt; }       // silent tokens before the next
+  virtual nn::Source encode(const Input&, nn::Call&);                             // InputError unless it has an encoder
+  virtual std::optional<Input> inject(const nn::State&) { return std::nullopt; }  // silent tokens before the next
 
   // Type of the products: kFloat, kBFloat16 or kDouble (with float64 parameters).
   at::ScalarType compute = at::kFloat;

@@ -1,6 +1,7 @@
 #include "rattan/nn/block.h"
 
 #include <ATen/TensorOperators.h>
+
 #include "rattan/nn/dropout.h"
 
 namespace rattan::nn {
@@ -36,8 +37,7 @@ at::Tensor Block::input_of(const Branch& branch, Stream& stream) const {
 void Block::leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index) {
   if (branch.dropout > 0) y = dropout(y, branch.dropout, names_[index], call);
   branch.join->join(stream, std::move(y), call);
-  if (branch.place == Place::post)
-    stream.x = branch.norm->add(stream.resolve(), {}, stream.x.scalar_type()).second;
+  if (branch.place == Place::post) stream.x = branch.norm->add(stream.resolve(), {}, stream.x.scalar_type()).second;
 }
 
 void Block::forward(Stream& stream, Call& call) {

@@ -12,8 +12,8 @@ namespace rattan::nn {
 // The residual stream, in fp32 (float64 for float64), with the last branch not yet added: the next norm adds
 // it in the same pass.
 struct Stream {
-  at::Tensor x;         // [B, T, D]
-  at::Tensor pending;   // [B, T, D] in the computing type, or undefined
+  at::Tensor x;        // [B, T, D]
+  at::Tensor pending;  // [B, T, D] in the computing type, or undefined
   at::Tensor& resolve();
 };
 
@@ -32,10 +32,10 @@ enum class Place : int8_t { pre, post, none };
 
 struct Branch {
   Place place = Place::pre;
-  std::unique_ptr<RmsNorm> norm;        // absent where place is none
+  std::unique_ptr<RmsNorm> norm;  // absent where place is none
   std::unique_ptr<Mixer> fn;
   std::unique_ptr<Residual> join;
-  double dropout = 0;                   // of the branch's output, in training
+  double dropout = 0;  // of the branch's output, in training
 };
 
 class Block : public Module {
@@ -46,13 +46,13 @@ class Block : public Module {
   void forward(Stream& stream, Call& call);
   void extend(Stream& stream, State& state, Call& call);
   const std::vector<Branch>& branches() const { return branches_; }
-  StateSpec state_spec() const;         // a child per branch that has a state
+  StateSpec state_spec() const;  // a child per branch that has a state
   double flops_per_token(int64_t tokens) const;
 
  private:
   at::Tensor input_of(const Branch& branch, Stream& stream) const;
   void leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index);
-  at::ScalarType* compute_;             // the stack's computing type
+  at::ScalarType* compute_;  // the stack's computing type
   std::vector<Branch> branches_;
   std::vector<std::string> names_;
 };
@@ -61,21 +61,21 @@ class Stack : public Module {
  public:
   // The computing type is read from `compute` at every call.
   explicit Stack(at::ScalarType* compute) : compute_(compute) {}
-  Block& add_block();                               // "layers.<i>"
-  void set_plan(std::vector<int> plan);             // slot -> block; default: each block once, in order
+  Block& add_block();                    // "layers.<i>"
+  void set_plan(std::vector<int> plan);  // slot -> block; default: each block once, in order
   int slots() const { return static_cast<int>(plan_.size()); }
 
   // Runs slots [from, to); to = -1: to the end. Sets the call's slot and step.
   void forward(Stream& stream, Call& call, int from = 0, int to = -1);
   void extend(Stream& stream, State& state, Call& call, int from = 0, int to = -1);
-  StateSpec state_spec() const;                     // a child per slot, named by its number
+  StateSpec state_spec() const;  // a child per slot, named by its number
   double flops_per_token(int64_t tokens) const;
   const Block& block(int slot) const { return *blocks_[plan_[slot]]; }
 
-  bool checkpoint = false;                          // recompute each block's activations in backward
+  bool checkpoint = false;  // recompute each block's activations in backward
 
  private:
-  Block& enter(int slot, Call& call);               // the slot's block; sets the call's slot and step
+  Block& enter(int slot, Call& call);  // the slot's block; sets the call's slot and step
   at::ScalarType* compute_;
   std::vector<std::unique_ptr<Block>> blocks_;
   std::vector<int> plan_;

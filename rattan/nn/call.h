@@ -17,7 +17,7 @@ class AttentionCore;
 enum class Mode : int8_t {
   eval,
   train,
-  replay,   // recomputation of a training forward: choices are replayed, sinks and buffers not counted again
+  replay,  // recomputation of a training forward: choices are replayed, sinks and buffers not counted again
 };
 
 // A second input (encoder output, memory) with its own layout and final state.
@@ -40,16 +40,16 @@ struct Call {
   // What is read.
   const Layout& layout;
   Mode mode = Mode::eval;
-  int slot = 0;                     // place in the stack's plan
-  int step = 0;                     // how many times this block was applied before (depth recurrence)
+  int slot = 0;  // place in the stack's plan
+  int step = 0;  // how many times this block was applied before (depth recurrence)
   const Source* source = nullptr;
   const Knobs* knobs = nullptr;
-  Rng* rng = nullptr;               // needed in train mode by what is random
+  Rng* rng = nullptr;  // needed in train mode by what is random
 
   // What is recorded.
   Sink* sink = nullptr;
   Choices* choices = nullptr;
-  State* carry = nullptr;           // forward: starts there and leaves the final state there, differentiably
+  State* carry = nullptr;  // forward: starts there and leaves the final state there, differentiably
 
   // Who attends: nullptr is the default core (core.h).
   AttentionCore* core = nullptr;

@@ -17,7 +17,7 @@ using torch::autograd::variable_list;
 struct Recompute {
   Block* block;
   Layout layout;
-  Choices* choices;                      // the caller's or `recorded`; in backward always the latter
+  Choices* choices;  // the caller's or `recorded`; in backward always the latter
   Choices recorded;
   std::vector<std::string> loss_names;
   int slot, step;
@@ -27,7 +27,7 @@ struct Recompute {
 };
 
 struct Outputs {
-  variable_list tensors;                 // x, pending (if any), then sum and count of each loss
+  variable_list tensors;  // x, pending (if any), then sum and count of each loss
   std::vector<std::string> loss_names;
 };
 

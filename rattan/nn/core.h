@@ -11,17 +11,17 @@ struct KvView {
 };
 
 struct AttnIn {
-  at::Tensor q;              // [queries, heads, p]
+  at::Tensor q;  // [queries, heads, p]
   KvView kv;
-  const MaskSpec& mask;      // begin, end: int32 [queries]
+  const MaskSpec& mask;  // begin, end: int32 [queries]
   double scale = 1;
-  at::Tensor bias;           // optional, [heads, queries, keys]
+  at::Tensor bias;  // optional, [heads, queries, keys]
   bool extending = false;
 };
 
 struct AttnOut {
-  at::Tensor o;              // [queries, heads, p]
-  at::Tensor lse;            // [queries, heads], fp32 (float64 for float64 input); -inf where nothing is visible
+  at::Tensor o;    // [queries, heads, p]
+  at::Tensor lse;  // [queries, heads], fp32 (float64 for float64 input); -inf where nothing is visible
 };
 
 class AttentionCore {

@@ -101,8 +101,7 @@ const at::Tensor& Layout::positions() const {
 const at::Tensor& Layout::valid() const {
   return table("valid", [this] {
     std::vector<int32_t> covered(size(), 0);
-    for (const Segment& s : segments_)
-      std::fill_n(covered.begin() + first_token(s), s.length(), 1);
+    for (const Segment& s : segments_) std::fill_n(covered.begin() + first_token(s), s.length(), 1);
     return int_table(covered, 1, device_).view({-1}).to(at::kBool);
   });
 }

@@ -15,11 +15,11 @@
 namespace rattan::nn {
 
 struct Segment {
-  int32_t row = 0, begin = 0, end = 0;   // tokens [begin, end) of row `row`
-  int32_t pos0 = 0;                      // position of the first token: what its state already holds
-  int32_t prefix = 0;                    // leading tokens that see each other whole
-  int32_t doc = 0;                       // document id, equal ids may meet through a carried state
-  int32_t from = -1, to = -1;            // state row read and written, -1: none
+  int32_t row = 0, begin = 0, end = 0;  // tokens [begin, end) of row `row`
+  int32_t pos0 = 0;                     // position of the first token: what its state already holds
+  int32_t prefix = 0;                   // leading tokens that see each other whole
+  int32_t doc = 0;                      // document id, equal ids may meet through a carried state
+  int32_t from = -1, to = -1;           // state row read and written, -1: none
   int32_t length() const { return end - begin; }
 };
 
@@ -33,8 +33,8 @@ struct Grid {
 // Which keys each query sees, derived once per batch: key rows [begin, end) of the flattened tokens.
 struct MaskSpec {
   Visible visible = Visible::causal;
-  int64_t left = -1, right = -1;   // window to either side, -1: unlimited
-  at::Tensor begin, end;           // int32 [B*T]
+  int64_t left = -1, right = -1;  // window to either side, -1: unlimited
+  at::Tensor begin, end;          // int32 [B*T]
 };
 
 class Layout {
@@ -45,25 +45,25 @@ class Layout {
   Layout(int64_t rows, int64_t tokens, std::vector<Segment> segments, at::Device device = at::kCPU);
 
   int64_t rows() const { return rows_; }
-  int64_t tokens() const { return tokens_; }             // of a row
-  int64_t size() const { return rows_ * tokens_; }       // of the batch
+  int64_t tokens() const { return tokens_; }        // of a row
+  int64_t size() const { return rows_ * tokens_; }  // of the batch
   const std::vector<Segment>& segments() const { return segments_; }
   at::Device device() const { return device_; }
-  bool is_uniform() const { return uniform_; }           // one segment a row, from 0 to T, position 0
+  bool is_uniform() const { return uniform_; }  // one segment a row, from 0 to T, position 0
   bool has_padding() const { return covered_ < size(); }
-  int64_t state_rows() const;                            // 1 + the largest `from` or `to`
+  int64_t state_rows() const;  // 1 + the largest `from` or `to`
   int64_t first_token(const Segment& s) const { return s.row * tokens_ + s.begin; }
 
   Visible visible = Visible::causal;
-  at::Tensor marks;                                      // optional, one class a token (landmarks, boundaries)
+  at::Tensor marks;  // optional, one class a token (landmarks, boundaries)
   std::optional<Grid> grid;
 
   // Derived on first use and kept, for copies of the layout too; on the layout's device.
   const MaskSpec& mask(int64_t left = -1, int64_t right = -1) const;
-  const at::Tensor& positions() const;                   // int32 [B*T], 0 on padding
-  const at::Tensor& valid() const;                       // bool [B*T]
-  const at::Tensor& scan_table() const;                  // int32 [segments, 4]: kernels::ScanSegment
-  int64_t last_position() const;                         // largest position of a token
+  const at::Tensor& positions() const;   // int32 [B*T], 0 on padding
+  const at::Tensor& valid() const;       // bool [B*T]
+  const at::Tensor& scan_table() const;  // int32 [segments, 4]: kernels::ScanSegment
+  int64_t last_position() const;         // largest position of a token
 
   // A table made by `make` on the host, kept under `key` (derivations that belong to one mixer).
   const at::Tensor& table(const std::string& key, const std::function<at::Tensor()>& make) const;

@@ -7,7 +7,7 @@ namespace rattan::nn {
 class Linear : public Module {
  public:
   Linear(int64_t in, int64_t out, double init_std);
-  at::Tensor operator()(const at::Tensor& x) const;   // [..., in] -> [..., out] in x's type
+  at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., out] in x's type
   const Param& weight() const { return weight_; }
   double flops() const { return 2.0 * static_cast<double>(weight_.numel()); }
 

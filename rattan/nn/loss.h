@@ -5,8 +5,8 @@
 namespace rattan::nn {
 
 struct Loss {
-  at::Tensor sum;     // 0-d, differentiable
-  at::Tensor count;   // 0-d, what the sum is divided by, once, globally
+  at::Tensor sum;    // 0-d, differentiable
+  at::Tensor count;  // 0-d, what the sum is divided by, once, globally
 };
 
 }  // namespace rattan::nn

@@ -11,29 +11,29 @@
 namespace rattan::nn {
 
 enum class Causal : int8_t {
-  strict,      // a later token never changes an earlier output, bit for bit
-  prefix,      // strict after the layout's prefix
-  selection,   // strict once the call's choices are frozen
+  strict,     // a later token never changes an earlier output, bit for bit
+  prefix,     // strict after the layout's prefix
+  selection,  // strict once the call's choices are frozen
   none,
 };
 
 enum class StepForm : int8_t {
-  exact,         // extend in any split equals forward
+  exact,  // extend in any split equals forward
   approximate,
-  none,          // no extend
+  none,  // no extend
 };
 
 struct Traits {
   Causal causal = Causal::strict;
   StepForm step = StepForm::exact;
-  bool linear = false;          // linear in its input for a fixed gate: linear_system is given
-  bool batch_coupled = false;   // rows of a batch influence each other
+  bool linear = false;         // linear in its input for a fixed gate: linear_system is given
+  bool batch_coupled = false;  // rows of a batch influence each other
   bool needs_source = false;
 };
 
 // h_t = exp(log_lambda_t) h_{t-1} + b_t v_t,  y_t = c_t h_t + d_t x_t, with the output map apart.
 struct LinearSystem {
-  at::Tensor log_lambda, b, c, v, d;   // [B, T, D], or what expands to it
+  at::Tensor log_lambda, b, c, v, d;  // [B, T, D], or what expands to it
 };
 
 class Mixer : public Module {

@@ -24,7 +24,7 @@ std::string join(const std::string& prefix, const std::string& name) {
   return prefix + "." + name;
 }
 
-constexpr int64_t draws_per_element = 4;   // counters reserved for one element of a parameter
+constexpr int64_t draws_per_element = 4;  // counters reserved for one element of a parameter
 constexpr int64_t fill_block = 1 << 16;
 
 }  // namespace module_file
@@ -123,8 +123,7 @@ Param& Module::param(std::string name, std::vector<int64_t> shape, Init init) {
 }
 
 Buffer& Module::buffer(std::string name, at::Tensor value, Reduce reduce, bool persistent) {
-  return *buffers_
-              .emplace_back(std::move(name), std::make_unique<Buffer>(Buffer{std::move(value), reduce, persistent}))
+  return *buffers_.emplace_back(std::move(name), std::make_unique<Buffer>(Buffer{std::move(value), reduce, persistent}))
               .second;
 }
 

@@ -39,7 +39,7 @@ class Param {
   const at::Tensor& master() const { return master_; }
   void allocate(at::ScalarType dtype, at::Device device);
   void fill(Rng rng);
-  void changed();   // to be called after the master was written outside autograd
+  void changed();  // to be called after the master was written outside autograd
 
   bool decay = true, keep_fp32 = false, trainable = true;
   double lr_scale = 1;
@@ -48,10 +48,10 @@ class Param {
   std::vector<int64_t> shape_;
   Init init_;
   at::Tensor master_, keep_;
-  mutable std::map<at::ScalarType, at::Tensor> cast_;   // inference only
+  mutable std::map<at::ScalarType, at::Tensor> cast_;  // inference only
 };
 
-enum class Reduce : int8_t { none, sum, mean };   // over ranks, once a step
+enum class Reduce : int8_t { none, sum, mean };  // over ranks, once a step
 
 struct Buffer {
   at::Tensor value;
@@ -85,7 +85,7 @@ class Module {
  protected:
   Param& param(std::string name, std::vector<int64_t> shape, Init init);
   Buffer& buffer(std::string name, at::Tensor value, Reduce reduce, bool persistent);
-  void child(std::string name, Module& module);   // not owned
+  void child(std::string name, Module& module);  // not owned
 
  private:
   std::vector<std::pair<std::string, std::unique_ptr<Param>>> params_;

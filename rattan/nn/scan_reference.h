@@ -13,8 +13,8 @@ struct ScanRun {
 };
 
 struct ScanResult {
-  at::Tensor h;      // [N, C]: h_t = g_t h_{t-1} + (1 - g_t) x_t, 0 on tokens in no run
-  at::Tensor last;   // [runs, C]
+  at::Tensor h;     // [N, C]: h_t = g_t h_{t-1} + (1 - g_t) x_t, 0 on tokens in no run
+  at::Tensor last;  // [runs, C]
 };
 
 // x, g [N, C] with g in (0, 1); initial [rows, C] or undefined.

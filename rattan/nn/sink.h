@@ -10,10 +10,10 @@
 namespace rattan::nn {
 
 struct Sink {
-  std::map<std::string, Loss> losses;            // same name: added. Weights: the task's aux.<name>
-  std::map<std::string, at::Tensor> metrics;     // the last value wins
+  std::map<std::string, Loss> losses;         // same name: added. Weights: the task's aux.<name>
+  std::map<std::string, at::Tensor> metrics;  // the last value wins
   std::map<std::string, at::Tensor> taps;
-  std::set<std::string> wanted;                  // taps somebody asked for
+  std::set<std::string> wanted;  // taps somebody asked for
 
   void loss(const std::string& name, Loss value);
   void metric(const std::string& name, at::Tensor value) { metrics[name] = std::move(value); }

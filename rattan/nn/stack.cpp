@@ -1,11 +1,10 @@
-#include "rattan/nn/block.h"
-#include "rattan/nn/checkpoint.h"
-
 #include <ATen/core/grad_mode.h>
 
 #include <algorithm>
 
 #include "rattan/base/error.h"
+#include "rattan/nn/block.h"
+#include "rattan/nn/checkpoint.h"
 
 namespace rattan::nn {
 

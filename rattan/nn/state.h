@@ -17,18 +17,18 @@ namespace rattan::nn {
 
 struct Field {
   std::string name;
-  at::ScalarType dtype = at::ScalarType::Undefined;   // Undefined: the computing type; fp32 is
-                                                       // float64 where float64 is computed in
+  at::ScalarType dtype = at::ScalarType::Undefined;  // Undefined: the computing type; fp32 is
+                                                     // float64 where float64 is computed in
   std::vector<int64_t> shape;
   int64_t every = 0, cap = 0;
-  bool host_ok = false;    // may live in host memory while unused
+  bool host_ok = false;  // may live in host memory while unused
 };
 
 struct StateSpec {
   std::vector<Field> fields;
   std::map<std::string, StateSpec> child;
-  int64_t resume = 1;          // the state of a prefix is contained in a longer one's at multiples of this; 0: never
-  bool prefix_whole = false;   // the first extend must hold the whole prefix
+  int64_t resume = 1;         // the state of a prefix is contained in a longer one's at multiples of this; 0: never
+  bool prefix_whole = false;  // the first extend must hold the whole prefix
 
   bool empty() const;
   int64_t entries(const Field& field, int64_t tokens) const;    // entries a sequence of `tokens` needs
@@ -38,10 +38,10 @@ struct StateSpec {
 struct State {
   std::map<std::string, at::Tensor> t;
   std::map<std::string, State> child;
-  at::Tensor length;   // int64 [rows], host: tokens each sequence holds; kept at the root of the tree
+  at::Tensor length;  // int64 [rows], host: tokens each sequence holds; kept at the root of the tree
 
   State detach() const;
-  State rows(const at::Tensor& index) const;    // gathers sequences (beam search, forks); int64 [n]
+  State rows(const at::Tensor& index) const;  // gathers sequences (beam search, forks); int64 [n]
   // Cuts sequence `row` to its first n tokens. InputError unless `spec` allows to resume there.
   void truncate(const StateSpec& spec, int64_t row, int64_t n);
   int64_t bytes() const;

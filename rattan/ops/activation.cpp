@@ -79,11 +79,17 @@ class Apply : public torch::autograd::Function<Apply> {
 };
 
 template <Activation kind>
-Tensor forward_of(const Tensor& a, const Tensor& b) { return forward(kind, a, b); }
+Tensor forward_of(const Tensor& a, const Tensor& b) {
+  return forward(kind, a, b);
+}
 template <Activation kind>
-Tensor differentiable_of(const Tensor& a, const Tensor& b) { return Apply::apply(static_cast<int64_t>(kind), a, OptionalTensor(b))[0]; }
+Tensor differentiable_of(const Tensor& a, const Tensor& b) {
+  return Apply::apply(static_cast<int64_t>(kind), a, OptionalTensor(b))[0];
+}
 Tensor gelu_forward(const Tensor& a) { return forward(Activation::gelu, a, {}); }
-Tensor gelu_differentiable(const Tensor& a) { return Apply::apply(static_cast<int64_t>(Activation::gelu), a, OptionalTensor())[0]; }
+Tensor gelu_differentiable(const Tensor& a) {
+  return Apply::apply(static_cast<int64_t>(Activation::gelu), a, OptionalTensor())[0];
+}
 
 void kernels_of(torch::Library& m) {
   m.impl("gelu", gelu_forward);

@@ -65,8 +65,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& q_in, const Tensor& k_in, const
 }
 
 std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& d_o_in, const OptionalTensor& d_lse_in, const Tensor& q_in,
-                                            const Tensor& k_in, const Tensor& v_in, const Tensor& o,
-                                            const Tensor& lse, const Tensor& begin, const Tensor& end, double scale) {
+                                            const Tensor& k_in, const Tensor& v_in, const Tensor& o, const Tensor& lse,
+                                            const Tensor& begin, const Tensor& end, double scale) {
   const Tensor q = dense_last(q_in), k = dense_last(k_in), v = dense_last(v_in), d_o = dense_last(d_o_in);
   const Tensor d_lse = d_lse_in ? d_lse_in->contiguous() : Tensor();
   Tensor dq = at::empty(q.sizes(), q.options()), dk = at::empty(k.sizes(), k.options()),
@@ -98,8 +98,8 @@ class Attention : public torch::autograd::Function<Attention> {
     auto s = ctx->get_saved_variables();
     Tensor d_o = grads[0].defined() ? grads[0] : at::zeros_like(s[3]);
     static auto op = handle<decltype(attention_file::backward)>("rattan::attention_backward");
-    auto [dq, dk, dv] = op.call(d_o, optional(grads[1]), s[0], s[1], s[2], s[3], s[4], s[5], s[6],
-                                ctx->saved_data["scale"].toDouble());
+    auto [dq, dk, dv] =
+        op.call(d_o, optional(grads[1]), s[0], s[1], s[2], s[3], s[4], s[5], s[6], ctx->saved_data["scale"].toDouble());
     return {dq, dk, dv, {}, {}, {}};
   }
 };

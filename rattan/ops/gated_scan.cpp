@@ -38,9 +38,9 @@ void fill_inputs(Args& a, const Tensor& x, const Tensor& gate, const Tensor& gat
           "rattan::gated_scan: x and gate must both be [N, C] of one type");
   require(gate_bias.numel() == x.size(1) && gate_bias.scalar_type() == at::kFloat,
           "rattan::gated_scan: gate_bias must be float32 [{}]", x.size(1));
-  require(table.dim() == 2 && table.size(1) == segment_columns && table.scalar_type() == at::kInt &&
-              table.is_contiguous(),
-          "rattan::gated_scan: the segment table must be contiguous int32 [segments, {}]", segment_columns);
+  require(
+      table.dim() == 2 && table.size(1) == segment_columns && table.scalar_type() == at::kInt && table.is_contiguous(),
+      "rattan::gated_scan: the segment table must be contiguous int32 [segments, {}]", segment_columns);
   require(!initial || (initial->dim() == 2 && initial->size(1) == x.size(1) && initial->is_contiguous() &&
                        initial->scalar_type() == at::kFloat),
           "rattan::gated_scan: the initial states must be contiguous float32 [R, {}]", x.size(1));
@@ -73,10 +73,9 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x_in, const Tensor& gate_in, co
   return {h, final};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& x_in, const Tensor& gate_in,
-                                                    const Tensor& gate_bias, const Tensor& table,
-                                                    const OptionalTensor& initial, const Tensor& d_h_in,
-                                                    const OptionalTensor& d_final_in) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& x_in, const Tensor& gate_in, const Tensor& gate_bias,
+                                                    const Tensor& table, const OptionalTensor& initial,
+                                                    const Tensor& d_h_in, const OptionalTensor& d_final_in) {
   const Tensor x = dense_last(x_in), gate = dense_last(gate_in), d_h = dense_last(d_h_in);
   const Tensor d_final = d_final_in ? d_final_in->contiguous() : Tensor();
   Tensor d_x = at::empty(x.sizes(), x.options()), d_gate = at::empty(x.sizes(), x.options());
@@ -107,8 +106,7 @@ class GatedScan : public torch::autograd::Function<GatedScan> {
     auto s = ctx->get_saved_variables();
     Tensor d_h = grads[0].defined() ? grads[0] : at::zeros_like(s[0]);
     static auto op = handle<decltype(gated_scan_file::backward)>("rattan::gated_scan_backward");
-    auto [d_x, d_gate, d_bias, d_initial] =
-        op.call(s[0], s[1], s[2], s[3], optional(s[4]), d_h, optional(grads[1]));
+    auto [d_x, d_gate, d_bias, d_initial] = op.call(s[0], s[1], s[2], s[3], optional(s[4]), d_h, optional(grads[1]));
     return {d_x, d_gate, d_bias, {}, d_initial, {}};
   }
 };

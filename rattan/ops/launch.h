@@ -80,31 +80,25 @@ auto handle(const char* name) {
 // A kernel call on either device: RATTAN_LAUNCH("attention", q, kernels, attention_forward(a)) calls
 // kernels::attention_forward(a) or kernels::cuda::attention_forward(a, stream).
 #ifdef RATTAN_WITH_CUDA
-#define RATTAN_LAUNCH(op, like, call, ...)                                                                     \
-  ::rattan::ops::on_device(                                                                                    \
-      op, like, [&] { ::rattan::kernels::call(__VA_ARGS__); },                                                 \
+#define RATTAN_LAUNCH(op, like, call, ...)                     \
+  ::rattan::ops::on_device(                                    \
+      op, like, [&] { ::rattan::kernels::call(__VA_ARGS__); }, \
       [&](void* stream) { ::rattan::kernels::cuda::call(__VA_ARGS__, stream); })
-#define RATTAN_LAUNCH_SCRATCH(op, like, call, scratch_bytes, ...)                                              \
-  ::rattan::ops::on_device(                                                                                    \
-      op, like, [&] { ::rattan::kernels::call(__VA_ARGS__); },                                                 \
-      [&](void* stream) {                                                                                      \
+#define RATTAN_LAUNCH_SCRATCH(op, like, call, scratch_bytes, ...)                                                    \
+  ::rattan::ops::on_device(                                                                                          \
+      op, like, [&] { ::rattan::kernels::call(__VA_ARGS__); },                                                       \
+      [&](void* stream) {                                                                                            \
         at::Tensor scratch = at::empty({::rattan::kernels::cuda::scratch_bytes}, (like).options().dtype(at::kByte)); \
-        ::rattan::kernels::cuda::call(__VA_ARGS__, scratch.data_ptr(), stream);                                \
+        ::rattan::kernels::cuda::call(__VA_ARGS__, scratch.data_ptr(), stream);                                      \
       })
-#define RATTAN_REGISTER(m_impl)          \
-  TORCH_LIBRARY_IMPL(rattan, CPU, m) {   \
-    m_impl(m);                           \
-  }                                      \
-  TORCH_LIBRARY_IMPL(rattan, CUDA, m) {  \
-    m_impl(m);                           \
-  }
+#define RATTAN_REGISTER(m_impl)                     \
+  TORCH_LIBRARY_IMPL(rattan, CPU, m) { m_impl(m); } \
+  TORCH_LIBRARY_IMPL(rattan, CUDA, m) { m_impl(m); }
 #else
 #define RATTAN_LAUNCH(op, like, call, ...) \
   ::rattan::ops::on_device(                \
       op, like, [&] { ::rattan::kernels::call(__VA_ARGS__); }, [](void*) {})
 #define RATTAN_LAUNCH_SCRATCH(op, like, call, scratch_bytes, ...) RATTAN_LAUNCH(op, like, call, __VA_ARGS__)
-#define RATTAN_REGISTER(m_impl)        \
-  TORCH_LIBRARY_IMPL(rattan, CPU, m) { \
-    m_impl(m);                         \
-  }
+#define RATTAN_REGISTER(m_impl) \
+  TORCH_LIBRARY_IMPL(rattan, CPU, m) { m_impl(m); }
 #endif

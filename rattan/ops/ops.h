@@ -17,13 +17,13 @@ std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& q, const at::Tens
 // State of RAT for a batch, all or none given. Ends are rows of [R, E, H, p]; the chunk table's `first` and
 // `slot` index the flattened [R * E] rows of the *resulting* ends.
 struct RatCarry {
-  at::Tensor ends_k, ends_v;         // [R, E0, H, p] as proj
-  at::Tensor running_k, running_v;   // fp32 [R, H, p]
+  at::Tensor ends_k, ends_v;        // [R, E0, H, p] as proj
+  at::Tensor running_k, running_v;  // fp32 [R, H, p]
 };
 struct RatResult {
-  at::Tensor out;                    // [N, D]
-  at::Tensor ends_k, ends_v;         // [R, E, H, p]
-  at::Tensor running_k, running_v;   // fp32 [R, H, p]
+  at::Tensor out;                   // [N, D]
+  at::Tensor ends_k, ends_v;        // [R, E, H, p]
+  at::Tensor running_k, running_v;  // fp32 [R, H, p]
 };
 // proj [N, 3D + 2Gp], gate_bias fp32 [D], table int32 [chunks, 7] (kernels::RatChunk), cos, sin fp32
 // [positions, p/2] or undefined. `rows` R and `ends` E size the resulting state; at least 1. Differentiable in
@@ -42,8 +42,8 @@ std::tuple<at::Tensor, at::Tensor> gated_scan(const at::Tensor& x, const at::Ten
                                               const at::Tensor& table, const at::Tensor& initial, int64_t rows);
 
 // x fp32 [..., D], branch (optional) [..., D] in `dtype`, weight fp32 [D] -> s fp32, y in `dtype`. Differentiable.
-std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch,
-                                                const at::Tensor& weight, double eps, at::ScalarType dtype);
+std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& weight,
+                                                double eps, at::ScalarType dtype);
 
 // x weight^T, [..., in] and [out, in] -> [..., out], like at::linear; no operator, it has no schema.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
@@ -64,9 +64,9 @@ class FewRowsScope {
 // Rotary embedding of x [N, H, p] at int32 positions [N]. Differentiable.
 at::Tensor rope(const at::Tensor& x, const at::Tensor& position, const at::Tensor& cos, const at::Tensor& sin);
 
-at::Tensor gelu(const at::Tensor& x);                                  // erf form; differentiable
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);       // differentiable
-at::Tensor sigmoid_mul(const at::Tensor& z, const at::Tensor& y);      // differentiable
+at::Tensor gelu(const at::Tensor& x);                              // erf form; differentiable
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);   // differentiable
+at::Tensor sigmoid_mul(const at::Tensor& z, const at::Tensor& y);  // differentiable
 
 // Sum over rows of weight * cross-entropy(h W^T, target), rows with target < 0 left out, without ever holding
 // all logits: h [N, D], W [V, D], target int64 [N], weight fp32 [N] or undefined -> fp32 scalar. Differentiable

@@ -30,9 +30,9 @@ kernels::RatShape shape_of(const Tensor& proj, const Tensor& gate_bias, const Te
   require(proj.dim() == 2 && proj.size(1) == s.width(),
           "rattan::rat: proj must be [N, 3D + 2Gp] = [N, {}] for {} heads of {} and {} groups, got [{}]", s.width(),
           heads, s.dim, groups, fmt::join(proj.sizes(), ", "));
-  require(table.dim() == 2 && table.size(1) == chunk_columns && table.scalar_type() == at::kInt &&
-              table.is_contiguous(),
-          "rattan::rat: the chunk table must be contiguous int32 [chunks, {}]", chunk_columns);
+  require(
+      table.dim() == 2 && table.size(1) == chunk_columns && table.scalar_type() == at::kInt && table.is_contiguous(),
+      "rattan::rat: the chunk table must be contiguous int32 [chunks, {}]", chunk_columns);
   require(gate_bias.scalar_type() == at::kFloat && gate_bias.is_contiguous(),
           "rattan::rat: gate_bias must be contiguous float32");
   return s;
@@ -42,8 +42,8 @@ void check_tables(const OptionalTensor& cos, const OptionalTensor& sin, const ke
   require(cos.has_value() == sin.has_value(), "rattan::rat: cos and sin come together");
   if (!cos) return;
   for (const Tensor* t : {&*cos, &*sin})
-    require(t->dim() == 2 && t->size(0) == cos->size(0) && 2 * t->size(1) == s.dim &&
-                t->scalar_type() == at::kFloat && t->is_contiguous(),
+    require(t->dim() == 2 && t->size(0) == cos->size(0) && 2 * t->size(1) == s.dim && t->scalar_type() == at::kFloat &&
+                t->is_contiguous(),
             "rattan::rat: cos and sin must be contiguous float32 [positions, {}], got [{}]", s.dim / 2,
             fmt::join(t->sizes(), ", "));
 }
@@ -62,8 +62,7 @@ void check_carry(const OptionalTensor& ends_k, const OptionalTensor& ends_v, con
             "rattan::rat: ends must be [R, E, {}, {}] in the type of proj, got [{}]", heads, dim,
             fmt::join(t->sizes(), ", "));
   for (const Tensor* t : {&*running_k, &*running_v})
-    require(t->sizes() == at::IntArrayRef({rows, heads, dim}) && t->scalar_type() == at::kFloat &&
-                t->stride(2) == 1,
+    require(t->sizes() == at::IntArrayRef({rows, heads, dim}) && t->scalar_type() == at::kFloat && t->stride(2) == 1,
             "rattan::rat: running states must be float32 [{}, {}, {}], got [{}]", rows, heads, dim,
             fmt::join(t->sizes(), ", "));
 }
@@ -73,10 +72,9 @@ void check_table(const Tensor& table, const kernels::RatShape& s, int64_t positi
   if (!table.is_cpu()) return;
   const auto* c = static_cast<const kernels::RatChunk*>(table.data_ptr());
   for (int64_t i = 0; i < table.size(0); ++i)
-    require(c[i].begin >= 0 && c[i].end > c[i].begin && c[i].end <= s.tokens &&
-                c[i].end - c[i].begin <= s.max_chunk && c[i].first >= 0 && c[i].first <= c[i].slot &&
-                c[i].slot < s.ends && c[i].position >= 0 && (positions == 0 || c[i].position < positions) &&
-                c[i].from < running && c[i].to < final,
+    require(c[i].begin >= 0 && c[i].end > c[i].begin && c[i].end <= s.tokens && c[i].end - c[i].begin <= s.max_chunk &&
+                c[i].first >= 0 && c[i].first <= c[i].slot && c[i].slot < s.ends && c[i].position >= 0 &&
+                (positions == 0 || c[i].position < positions) && c[i].from < running && c[i].to < final,
             "rattan::rat: chunk {} (tokens {} to {}, ends {} to {}, position {}, from {}, to {}) does not fit {} "
             "tokens, chunks of {}, {} ends, {} positions and {} states",
             i, c[i].begin, c[i].end, c[i].first, c[i].slot, c[i].position, c[i].from, c[i].to, s.tokens, s.max_chunk,
@@ -141,8 +139,8 @@ ForwardResult forward(const Tensor& proj, const Tensor& gate_bias, const Tensor&
   check_carry(ends_k, ends_v, running_k, running_v, proj.scalar_type(), heads, dim);
   if (ends_k)
     require(ends_k->size(0) == rows && ends_k->size(1) <= ends,
-            "rattan::rat: a carried state of {} x {} ends does not fit {} x {}", ends_k->size(0), ends_k->size(1),
-            rows, ends);
+            "rattan::rat: a carried state of {} x {} ends does not fit {} x {}", ends_k->size(0), ends_k->size(1), rows,
+            ends);
   // Without carried state every end that is read was written before; with it, rows may be left over.
   auto fresh = [&] {
     return ends_k ? at::zeros({rows, ends, heads, dim}, proj.options())
@@ -217,8 +215,8 @@ class Rat : public torch::autograd::Function<Rat> {
                                const OptionalTensor& running_v) {
     at::AutoDispatchBelowADInplaceOrView below;
     static auto op = handle<decltype(rat_file::forward)>("rattan::rat");
-    auto [out, y, lse, new_k, new_v, final_k, final_v] = op.call(
-        proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends, ends_k, ends_v, running_k, running_v);
+    auto [out, y, lse, new_k, new_v, final_k, final_v] = op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk,
+                                                                 rows, ends, ends_k, ends_v, running_k, running_v);
     ctx->save_for_backward({proj, gate_bias, table, value_or_undefined(cos), value_or_undefined(sin), new_k, new_v,
                             value_or_undefined(running_k), value_or_undefined(running_v), y, lse});
     ctx->saved_data["heads"] = heads;
@@ -235,11 +233,10 @@ class Rat : public torch::autograd::Function<Rat> {
     const Tensor& proj = s[0];
     Tensor d_out = grads[0].defined() ? grads[0] : at::zeros_like(s[9]);
     static auto op = handle<decltype(rat_file::backward)>("rattan::rat_backward");
-    auto [d_proj, d_bias, d_ends_k, d_ends_v, d_running_k, d_running_v] =
-        op.call(proj, s[1], s[2], optional(s[3]), optional(s[4]), ctx->saved_data["heads"].toInt(),
-                ctx->saved_data["groups"].toInt(), ctx->saved_data["chunk"].toInt(), s[5], s[6], optional(s[7]),
-                optional(s[8]), s[9], s[10], d_out, optional(grads[3]), optional(grads[4]), optional(grads[5]),
-                optional(grads[6]));
+    auto [d_proj, d_bias, d_ends_k, d_ends_v, d_running_k, d_running_v] = op.call(
+        proj, s[1], s[2], optional(s[3]), optional(s[4]), ctx->saved_data["heads"].toInt(),
+        ctx->saved_data["groups"].toInt(), ctx->saved_data["chunk"].toInt(), s[5], s[6], optional(s[7]), optional(s[8]),
+        s[9], s[10], d_out, optional(grads[3]), optional(grads[4]), optional(grads[5]), optional(grads[6]));
     Tensor carried_k, carried_v;
     if (const int64_t carried = ctx->saved_data["carried"].toInt(); carried > 0) {
       // Rows this call wrote itself (a chunk that was begun before may be among the carried ones) had their
@@ -305,8 +302,8 @@ at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const
                       const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
                       RatCarry& state) {
   static auto op = handle<decltype(rat_file::extend)>("rattan::rat_extend_");
-  return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, state.ends_k,
-                 state.ends_v, state.running_k, state.running_v);
+  return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, state.ends_k, state.ends_v,
+                 state.running_k, state.running_v);
 }
 
 }  // namespace rattan::ops

@@ -103,8 +103,8 @@ TORCH_LIBRARY_IMPL(rattan, Autograd, m) { m.impl("add_rms_norm", differentiable)
 
 }  // namespace rms_norm_file
 
-std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch,
-                                                const at::Tensor& weight, double eps, at::ScalarType dtype) {
+std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& weight,
+                                                double eps, at::ScalarType dtype) {
   static auto op = handle<decltype(rms_norm_file::forward)>("rattan::add_rms_norm");
   auto [sum, y, rstd] = op.call(x, optional(branch), weight, eps, dtype);
   return {branch.defined() ? sum : x, y};

@@ -1,6 +1,5 @@
 // Makes parallel_for run on torch's OpenMP team (see base/parallel.h for why).
 #include <ATen/Parallel.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <atomic>
@@ -14,7 +13,7 @@ namespace runtime_file {
 
 void run_on_openmp(int64_t tasks, void (*body)(void*, int64_t), void* context) {
   const int team = static_cast<int>(std::min<int64_t>({tasks, threads(), at::get_num_threads()}));
-  if (team <= 1 || omp_in_parallel()) {
+  if (team <= 1 || at::in_parallel_region()) {
     for (int64_t i = 0; i < tasks; ++i) body(context, i);
     return;
   }

@@ -1,5 +1,7 @@
 #include "rattan/train/run_state.h"
 
+#include <fmt/core.h>
+
 #include <chrono>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -27,8 +29,8 @@ void pause_if_asked() {
 // A state's tree as names "child.child.field"; its length under "length".
 void flatten(const nn::State& state, const std::string& prefix, Tensors& out) {
   if (state.length.defined()) out[prefix + "length"] = state.length;
-  for (const auto& [name, value] : state.t) out[prefix + "t." + name] = value;
-  for (const auto& [name, child] : state.child) flatten(child, prefix + "child." + name + ".", out);
+  for (const auto& [name, value] : state.t) out[fmt::format("{}t.{}", prefix, name)] = value;
+  for (const auto& [name, child] : state.child) flatten(child, fmt::format("{}child.{}.", prefix, name), out);
 }
 
 void unflatten(const Tensors& tensors, at::Device device, nn::State& state) {

@@ -61,7 +61,7 @@ void compare_files(const fs::path& a, const fs::path& b, const std::string& name
     ++proof.tensors;
     bool equal = x && y && x->type == y->type && x->shape == y->shape && x->bytes.size() == y->bytes.size() &&
                  std::memcmp(x->bytes.data(), y->bytes.data(), x->bytes.size()) == 0;
-    if (!equal) proof.differences.push_back(name + ": " + tensor);
+    if (!equal) proof.differences.push_back(fmt::format("{}: {}", name, tensor));
   }
 }
 

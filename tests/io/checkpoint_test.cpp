@@ -113,7 +113,7 @@ TEST_F(Checkpoints, EveryKindOfDamageIsFound) {
   };
   for (const char* name : {"model.safetensors", "optimizer/part-0", "state.json"}) {
     SCOPED_TRACE(name);
-    EXPECT_THAT(rewritten(name, [](std::string s) { return s.substr(0, s.size() - 1); }),
+    EXPECT_THAT(rewritten(name, [](const std::string& s) { return s.substr(0, s.size() - 1); }),
                 AllOf(HasSubstr(name), HasSubstr("truncated")));
     EXPECT_THAT(rewritten(name, [](const std::string& s) { return s + "x"; }), HasSubstr("too long"));
     EXPECT_THAT(rewritten(name, [](std::string s) { return s[s.size() / 2] ^= 1, s; }),

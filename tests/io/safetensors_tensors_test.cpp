@@ -38,7 +38,7 @@ TEST_F(SafetensorsTensors, EveryTypeAndShapeReadsBackBitForBit) {
   for (auto type : {at::kDouble, at::kFloat, at::kHalf, at::kBFloat16, at::kFloat8_e4m3fn, at::kFloat8_e5m2, at::kLong,
                     at::kInt, at::kShort, at::kChar, at::kUInt64, at::kUInt32, at::kUInt16, at::kByte, at::kBool}) {
     int index = 0;
-    for (std::vector<int64_t> shape : {std::vector<int64_t>{}, {1}, {3, 5}, {0}, {2, 0, 3}, {1, 1, 2, 1, 7}}) {
+    for (const std::vector<int64_t>& shape : {std::vector<int64_t>{}, {1}, {3, 5}, {0}, {2, 0, 3}, {1, 1, 2, 1, 7}}) {
       at::Tensor tensor = at::empty(shape, at::TensorOptions().dtype(type));
       // Arbitrary bits, NaN payloads among them; booleans only take 0 and 1.
       auto bytes = static_cast<unsigned char*>(tensor.mutable_data_ptr());

@@ -176,7 +176,7 @@ class SafetensorsFiles : public testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
   static TensorSource bytes(const std::string& name, StoredType type, Shape shape, std::string content) {
     return {name, type, std::move(shape),
-            [content](const ByteWriter& write) { write(content.data(), content.size()); }};
+            [content = std::move(content)](const ByteWriter& write) { write(content.data(), content.size()); }};
   }
   fs::path folder_;
 };

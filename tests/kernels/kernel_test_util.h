@@ -96,7 +96,9 @@ class Rows {
     T untouched = poison();
     for (int64_t r = 0; r < rows_; ++r) {
       for (int64_t i = dim_; i < stride_; ++i) {
-        if (std::memcmp(&at(r, i), &untouched, sizeof(T)) != 0) return false;
+        if (std::memcmp(reinterpret_cast<const char*>(&at(r, i)), reinterpret_cast<const char*>(&untouched),
+                        sizeof(T)) != 0)
+          return false;
       }
     }
     return true;

@@ -44,8 +44,8 @@ Layout lay_out(const std::vector<Sequence>& sequences, int64_t chunk, int64_t ga
       ++index;
       open = 0;
     }
-    out.written_before.resize(static_cast<std::size_t>(first + s.prior), true);
-    out.written_before.resize(static_cast<std::size_t>(first + index), false);
+    out.written_before.resize(static_cast<std::size_t>(first) + static_cast<std::size_t>(s.prior), true);
+    out.written_before.resize(static_cast<std::size_t>(first) + static_cast<std::size_t>(index), false);
     out.ends = first + index;
     out.tokens += s.tokens + gap;
   }

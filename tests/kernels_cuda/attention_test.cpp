@@ -1,8 +1,9 @@
 // The CUDA interval attention against its float64 reference.
+#include "rattan/kernels/attention.h"
+
 #include <array>
 
 #include "rattan/base/error.h"
-#include "rattan/kernels/attention.h"
 #include "rattan/kernels/ref/attention_ref.h"
 #include "tests/kernels_cuda/cuda_test_util.h"
 
@@ -35,8 +36,12 @@ void make_intervals(const Shape& s, Rng& rng, std::vector<int32_t>& begin, std::
     const auto row = static_cast<int32_t>(i);
     const auto past = static_cast<int32_t>(s.keys - s.queries);
     switch (s.intervals) {
-      case Intervals::causal: begin.push_back(0), end.push_back(past + row + 1); break;
-      case Intervals::window: begin.push_back(std::max(0, past + row - 20)), end.push_back(past + row + 1); break;
+      case Intervals::causal:
+        begin.push_back(0), end.push_back(past + row + 1);
+        break;
+      case Intervals::window:
+        begin.push_back(std::max(0, past + row - 20)), end.push_back(past + row + 1);
+        break;
       case Intervals::packed:
         if (row >= stop + 3) start = row, stop = row + 1 + below(90);
         begin.push_back(row < stop ? start : 0), end.push_back(row < stop ? row + 1 : 0);
@@ -70,7 +75,7 @@ void check(const Shape& s, uint64_t seed) {
                                     << s.heads << "/" << s.kv_heads << " heads of " << s.dim);
   Rng rng(seed);
   ref::Attention problem{s.queries, s.keys, s.heads, s.kv_heads, s.dim, 1 / std::sqrt(static_cast<double>(s.dim)),
-                         {}, {}, {}, {}, {}};
+                         {},        {},     {},      {},         {}};
   make_intervals(s, rng, problem.begin, problem.end);
   auto q = normal_on_device<T>(rng, s.queries, s.heads * s.dim, s.padding, 1.5);
   auto k = normal_on_device<T>(rng, s.keys, s.kv_heads * s.dim, s.padding);
@@ -112,7 +117,7 @@ void check(const Shape& s, uint64_t seed) {
   b.d_lse = merges ? d_lse.data() : nullptr;
   b.dq = dq.heads(s.dim), b.dk = dk.heads(s.dim), b.dv = dv.heads(s.dim);
   cuda::attention_backward(b, nullptr);
-  if (s.keys > 1) {   // a softmax over one key has no gradient but rounding errors
+  if (s.keys > 1) {  // a softmax over one key has no gradient but rounding errors
     EXPECT_LE(relative_rms_error(dq.pull().values(), gradients.dq), backward_bound<T>);
     EXPECT_LE(relative_rms_error(dk.pull().values(), gradients.dk), backward_bound<T>);
   }

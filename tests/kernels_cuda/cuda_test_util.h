@@ -113,7 +113,8 @@ class Repeated {
     const auto bytes = block.size() * sizeof(T);
     for (int64_t i = 0; i < times; ++i) {
       expect_success(cudaMemcpy(data() + i * elements, i == 0 ? block.data() : data(), bytes,
-                                i == 0 ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToDevice), "cudaMemcpy");
+                                i == 0 ? cudaMemcpyHostToDevice : cudaMemcpyDeviceToDevice),
+                     "cudaMemcpy");
     }
   }
   // Outputs, poisoned with NaN.

@@ -74,13 +74,13 @@ TYPED_TEST(ElementwiseCuda, RopeIsTheRotation) {
       for (int64_t r = 0; r < rows; ++r) position.push_back(static_cast<int32_t>(rng.below(kPositions)));
       DeviceVector<float> cos_d(cos), sin_d(sin);
       DeviceVector<int32_t> position_d(position);
-      Rope<T> a{rows,         heads,        dim, position_d.data(), cos_d.data(),
-                sin_d.data(), inverse, x.heads_view(dim), out.heads(dim)};
+      Rope<T> a{rows,          heads, dim, position_d.data(), cos_d.data(), sin_d.data(), inverse, x.heads_view(dim),
+                out.heads(dim)};
       cuda::rope(a, nullptr);
       const auto expected = ref::rope(x.host().values(), position, heads, dim, 10000, inverse);
       EXPECT_LE(relative_rms_error(out.pull().values(), expected), bound<T>);
       EXPECT_TRUE(out.host().padding_untouched());
-      a.out = x.heads(dim);   // in place
+      a.out = x.heads(dim);  // in place
       cuda::rope(a, nullptr);
       EXPECT_TRUE(x.pull() == out.host());
     }
@@ -99,8 +99,8 @@ TEST(ElementwiseCudaLarge, OffsetsBeyond31Bits) {
     RowsRef<const bf16> av{a.data(), kDim}, bv{b.data(), kDim}, dv{d.data(), kDim};
     cuda::activation_forward({Activation::swiglu, rows, kDim, av, bv, {out.data(), kDim}}, nullptr);
     out.expect_last_is_first("out");
-    cuda::activation_backward(
-        {Activation::swiglu, rows, kDim, av, bv, dv, {out.data(), kDim}, {d_b.data(), kDim}}, nullptr);
+    cuda::activation_backward({Activation::swiglu, rows, kDim, av, bv, dv, {out.data(), kDim}, {d_b.data(), kDim}},
+                              nullptr);
     out.expect_last_is_first("d_a");
     d_b.expect_last_is_first("d_b");
   }
@@ -109,8 +109,15 @@ TEST(ElementwiseCudaLarge, OffsetsBeyond31Bits) {
   rope_table(1, 128, 10000, cos.data(), sin.data());
   DeviceVector<float> cos_d(cos), sin_d(sin);
   DeviceVector<int32_t> position(std::vector<int32_t>(static_cast<std::size_t>(kRows * kTimes), 0));
-  cuda::rope(Rope<bf16>{kRows * kTimes, 16, 128, position.data(), cos_d.data(), sin_d.data(), false,
-                        {x.data(), kDim, 128}, {out.data(), kDim, 128}},
+  cuda::rope(Rope<bf16>{kRows * kTimes,
+                        16,
+                        128,
+                        position.data(),
+                        cos_d.data(),
+                        sin_d.data(),
+                        false,
+                        {x.data(), kDim, 128},
+                        {out.data(), kDim, 128}},
              nullptr);
   out.expect_last_is_first("rope");
 }

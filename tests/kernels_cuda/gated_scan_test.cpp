@@ -1,5 +1,6 @@
 // The CUDA gated scan against its float64 reference.
 #include "rattan/kernels/gated_scan.h"
+
 #include "rattan/kernels/ref/gated_scan_ref.h"
 #include "tests/kernels_cuda/cuda_test_util.h"
 
@@ -26,7 +27,7 @@ struct Shape {
 std::vector<ScanSegment> many_short_segments(int32_t count) {
   std::vector<ScanSegment> table;
   for (int32_t i = 0, at = 0; i < count; ++i) {
-    const int32_t length = i % 7;   // some are empty
+    const int32_t length = i % 7;  // some are empty
     table.push_back({at, at + length, i == 3 ? 1 : -1, i == 5 ? 2 : -1});
     at += length + (i % 3 == 0 ? 1 : 0);
   }
@@ -68,21 +69,22 @@ void check(const Shape& shape, uint64_t seed, bool optional) {
              d_final = random_floats(rng, state_rows * channels);
   DeviceVector<float> bias_d(bias), initial_d(initial), d_final_d(d_final);
   DeviceVector<ScanSegment> table_d(table);
-  ref::GatedScan problem{tokens, channels, state_rows, table, x.host().values(), gate.host().values(),
-                         to_doubles(bias), to_doubles(initial)};
+  ref::GatedScan problem{
+      tokens,           channels,           state_rows, table, x.host().values(), gate.host().values(),
+      to_doubles(bias), to_doubles(initial)};
   if (!optional) {
     problem.gate_bias.clear();
     for (const auto& s : table) ASSERT_TRUE(s.from < 0) << "this case reads no state";
   }
   const auto expected = ref::gated_scan_forward(problem);
-  const auto gradients = ref::gated_scan_backward(problem, d_h.host().values(),
-                                                  optional ? to_doubles(d_final) : std::vector<double>{});
+  const auto gradients =
+      ref::gated_scan_backward(problem, d_h.host().values(), optional ? to_doubles(d_final) : std::vector<double>{});
   const auto segments = static_cast<int64_t>(table.size());
   DeviceMemory scratch(cuda::gated_scan_backward_scratch_bytes(tokens, channels, segments));
   auto run = [&] {
     const std::vector<float> zeros(initial.size());
     Run<T> out{{tokens, channels, padding}, {tokens, channels, padding}, {tokens, channels, padding}, {1, channels},
-               DeviceVector<float>(zeros), DeviceVector<float>(zeros)};
+               DeviceVector<float>(zeros),  DeviceVector<float>(zeros)};
     GatedScanForward<T> f;
     f.tokens = tokens, f.channels = channels, f.segments = segments, f.table = table_d.data();
     f.x = x.view(), f.gate = gate.view(), f.h = out.h.ref();

@@ -57,7 +57,7 @@ Layout make_layout(const Shape& shape) {
     out.ends += std::max<int64_t>(position, sequence.past);
     out.positions = std::max(out.positions, position);
   }
-  out.tokens += 2;   // padding after the last sequence
+  out.tokens += 2;  // padding after the last sequence
   return out;
 }
 
@@ -69,12 +69,12 @@ std::vector<Shape> shapes() {
       {2, 1, 64, 1, 0, true, {{0, 0, 80, 0}, {3, 0, 9, 2}}},
       {4, 2, 128, 16, 0, true, {{0, 0, 300, 0}, {5, 7, 120, 0}}},
       {2, 2, 33, 8, 0, false, {{0, 0, 50, 0}, {0, 5, 2, 0}}},
-      {2, 1, 128, 500, 8, true, {{0, 0, 500, 0}, {0, 130, 200, 0}}},   // chunks longer than any tile
-      {10, 1, 32, 16, 0, true, {{0, 0, 70, 0}}},                        // more heads a group than warps a block
+      {2, 1, 128, 500, 8, true, {{0, 0, 500, 0}, {0, 130, 200, 0}}},  // chunks longer than any tile
+      {10, 1, 32, 16, 0, true, {{0, 0, 70, 0}}},                      // more heads a group than warps a block
       {20, 1, 8, 3, 0, true, {{1, 2, 30, 5}}},
       {2, 1, 256, 16, 0, true, {{0, 0, 90, 0}, {4, 1, 5, 0}}},
       {2, 1, 200, 7, 3, true, {{0, 0, 40, 0}}},
-      {4, 2, 128, 16, 0, true, {{40, 3, 1, 0}, {61, 15, 1, 0}, {33, 0, 1, 0}, {70, 9, 1, 0}}},   // decoding steps
+      {4, 2, 128, 16, 0, true, {{40, 3, 1, 0}, {61, 15, 1, 0}, {33, 0, 1, 0}, {70, 9, 1, 0}}},  // decoding steps
       {2, 2, 64, 4, 0, true, {{100, 2, 3, 0}, {0, 0, 1, 0}}},
   };
 }
@@ -106,8 +106,9 @@ struct Problem {
   }
 
   ref::Rat reference() const {
-    return {shape, layout.table, proj.host().values(), to_doubles(bias), to_doubles(cos), to_doubles(sin),
-            past_k.host().values(), past_v.host().values(), to_doubles(running_k), to_doubles(running_v)};
+    return {
+        shape,           layout.table,           proj.host().values(),   to_doubles(bias),      to_doubles(cos),
+        to_doubles(sin), past_k.host().values(), past_v.host().values(), to_doubles(running_k), to_doubles(running_v)};
   }
 };
 
@@ -133,9 +134,7 @@ struct Output {
         d_running_k(std::vector<float>(p.running_k.size())),
         d_running_v(std::vector<float>(p.running_k.size())) {}
 
-  void pull() {
-    out.pull(), y.pull(), ends_k.pull(), ends_v.pull(), d_proj.pull(), lse.pull(), d_bias.pull();
-  }
+  void pull() { out.pull(), y.pull(), ends_k.pull(), ends_v.pull(), d_proj.pull(), lse.pull(), d_bias.pull(); }
   bool same(Output& o) {
     return out.host() == o.out.host() && y.host() == o.y.host() && ends_k.host() == o.ends_k.host() &&
            d_proj.host() == o.d_proj.host() && lse.host() == o.lse.host() && d_bias.host() == o.d_bias.host() &&
@@ -197,9 +196,9 @@ TYPED_TEST(RatCuda, IsTheFormulaAndItsGradient) {
     const Problem<T> p(s, Rng(seed++));
     const ref::Rat reference = p.reference();
     const auto expected = ref::rat_forward(reference);
-    const auto gradients = ref::rat_backward(
-        reference, {p.d_out.host().values(), to_doubles(p.d_ends_k), to_doubles(p.d_ends_v), to_doubles(p.d_final_k),
-                    to_doubles(p.d_final_v)});
+    const auto gradients =
+        ref::rat_backward(reference, {p.d_out.host().values(), to_doubles(p.d_ends_k), to_doubles(p.d_ends_v),
+                                      to_doubles(p.d_final_k), to_doubles(p.d_final_v)});
     auto o = run(p, s.padding), again = run(p, s.padding);
 
     EXPECT_LE(relative_rms_error(o.out.host().values(), expected.out), forward_bound<T>);
@@ -232,7 +231,7 @@ TYPED_TEST(RatCuda, IsTheFormulaAndItsGradient) {
         {"z", {0, D}}, {"v", {D, D}}, {"g", {2 * D, D}}, {"q", {3 * D, kv}}, {"k", {3 * D + kv, kv}}};
     for (const auto& [name, range] : streams) {
       const auto want = columns(gradients.d_proj, width, range.first, range.second);
-      if (rms(want) < 1e-9) continue;   // one entry alone: a softmax without gradient
+      if (rms(want) < 1e-9) continue;  // one entry alone: a softmax without gradient
       EXPECT_LE(relative_rms_error(columns(d_proj, width, range.first, range.second), want), backward_bound<T>) << name;
     }
     EXPECT_LE(relative_rms_error(o.d_bias.host().values(), gradients.d_gate_bias), backward_bound<T>);
@@ -281,7 +280,7 @@ TYPED_TEST(RatCuda, SizesMayBeZero) {
   using T = TypeParam;
   cuda::rat_forward(RatForward<T>{}, nullptr, nullptr);
   cuda::rat_backward(RatBackward<T>{}, nullptr, nullptr);
-  const Problem<T> p(Shape{2, 1, 16, 4, 0, true, {}}, Rng(5200));   // padding alone
+  const Problem<T> p(Shape{2, 1, 16, 4, 0, true, {}}, Rng(5200));  // padding alone
   auto o = run(p, 0);
   for (double x : o.out.host().values()) EXPECT_EQ(x, 0);
   for (double x : o.d_proj.host().values()) EXPECT_EQ(x, 0);
@@ -328,7 +327,7 @@ TEST(RatCudaLarge, OffsetsBeyond31Bits) {
   RatBackward<bf16> b;
   b.shape = shape, b.table = table.data(), b.proj = f.proj, b.gate_bias = bias.data(), b.cos = f.cos, b.sin = f.sin;
   b.ends_k = ends_k.heads_view(kDim), b.ends_v = ends_v.heads_view(kDim);
-  b.y = {y.data(), D}, b.lse = f.lse, b.d_out = {out.data(), D};   // any gradient will do
+  b.y = {y.data(), D}, b.lse = f.lse, b.d_out = {out.data(), D};  // any gradient will do
   b.d_proj = {d_proj.data(), shape.width()}, b.d_gate_bias = d_bias.data();
   b.d_ends_k = {static_cast<float*>(d_ends_k.data()), D, kDim};
   b.d_ends_v = {static_cast<float*>(d_ends_v.data()), D, kDim};

@@ -57,9 +57,8 @@ TYPED_TEST(RowCuda, AddRmsNormIsTheFormula) {
       b.d_sum = d_sum.data(), b.d_branch = with_branch ? d_branch.data() : nullptr, b.d_weight = d_weight.data();
       DeviceMemory scratch(cuda::add_rms_norm_backward_scratch_bytes(rows, dim));
       cuda::add_rms_norm_backward(b, scratch.data(), nullptr);
-      const auto gradients = ref::add_rms_norm_backward(
-          expected.sum, weight.host().values(), eps, d_y.host().values(),
-          with_branch ? d_sum_in.host().values() : std::vector<double>{});
+      const auto gradients = ref::add_rms_norm_backward(expected.sum, weight.host().values(), eps, d_y.host().values(),
+                                                        with_branch ? d_sum_in.host().values() : std::vector<double>{});
       // A row of one element has no gradient but rounding errors through its own norm.
       if (dim > 1) {
         EXPECT_LE(relative_rms_error(d_sum.pull().values(), gradients.d_sum), 4 * fp32_bound);
@@ -96,7 +95,7 @@ TYPED_TEST(RowCuda, CrossEntropyIsTheFormula) {
       DeviceVector<int64_t> target_d(target);
       DeviceVector<float> weight_d(weight);
       DeviceRows<float> loss(1, rows);
-      CrossEntropy<T> a{rows, vocabulary, logits.ref(), target_d.data(), weighted ? weight_d.data() : nullptr,
+      CrossEntropy<T> a{rows,  vocabulary, logits.ref(), target_d.data(), weighted ? weight_d.data() : nullptr,
                         false, loss.data()};
       const Rows<T> before = logits.host();
       cuda::cross_entropy(a, nullptr);
@@ -159,9 +158,9 @@ TEST(RowCudaLarge, OffsetsBeyond31Bits) {
   Repeated<bf16> logits(rng, kBlock, kTimes);
   DeviceRows<float> loss(1, kRows * kTimes);
   DeviceVector<int64_t> target(std::vector<int64_t>(static_cast<std::size_t>(kRows * kTimes), 7));
-  cuda::cross_entropy(CrossEntropy<bf16>{kRows * kTimes, kDim, {logits.data(), kDim}, target.data(), nullptr, true,
-                                         loss.data()},
-                      nullptr);
+  cuda::cross_entropy(
+      CrossEntropy<bf16>{kRows * kTimes, kDim, {logits.data(), kDim}, target.data(), nullptr, true, loss.data()},
+      nullptr);
   logits.expect_last_is_first("cross-entropy");
 }
 

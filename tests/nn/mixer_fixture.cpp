@@ -1,5 +1,6 @@
 #include "tests/nn/mixer_fixture.h"
 
+#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -14,7 +15,7 @@
 #include "rattan/base/error.h"
 
 namespace rattan::nn {
-extern const MixerType ema_mixer;   // tests/probes/walkthrough_mixer.cpp
+extern const MixerType ema_mixer;  // tests/probes/walkthrough_mixer.cpp
 }
 
 namespace rattan::mixer_suite {
@@ -23,8 +24,8 @@ namespace mixer_fixture_file {
 struct OptionSet {
   const char* label;
   const char* options;
-  bool attends = true;                       // asks its call's core for attention, once
-  const nn::MixerType* outside = nullptr;    // a type that the registry does not list; `options` has no key `type` then
+  bool attends = true;                     // asks its call's core for attention, once
+  const nn::MixerType* outside = nullptr;  // a type that the registry does not list; `options` has no key `type` then
 };
 
 const OptionSet option_sets[] = {
@@ -53,9 +54,13 @@ std::vector<MixerCase> cases() {
   using namespace mixer_fixture_file;
   std::vector<MixerCase> out;
   std::set<std::string> covered;
+  std::vector<at::Device> devices = {at::kCPU};
+  if (at::hasCUDA()) devices.push_back(at::Device(at::kCUDA, 0));
   for (const OptionSet& set : option_sets)
     for (at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
-      out.push_back({fmt::format("{}_{}", set.label, dtype_label(dtype)), set.options, dtype, set.attends, set.outside});
+      for (at::Device device : devices)
+        out.push_back({fmt::format("{}_{}{}", set.label, dtype_label(dtype), device.is_cuda() ? "_cuda" : ""),
+                       set.options, dtype, device, set.attends, set.outside});
       if (set.outside) continue;
       nn::MixerConfig config;
       ConfigTree::from_text(set.options, set.label).read(config);
@@ -85,7 +90,7 @@ std::unique_ptr<nn::Mixer> make_mixer(const MixerCase& c, at::ScalarType dtype, 
     tree.read(config);
     mixer = config.make(context);
   }
-  mixer->initialise(seed, dtype == at::kDouble ? at::kDouble : at::kFloat);
+  mixer->initialise(seed, dtype == at::kDouble ? at::kDouble : at::kFloat, c.device);
   return mixer;
 }
 
@@ -98,7 +103,7 @@ at::Tensor random_input(int64_t rows, int64_t tokens, uint64_t seed) {
 }
 
 double difference(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.detach().to(at::kDouble), y = b.detach().to(at::kDouble);
+  const at::Tensor x = a.detach().cpu().to(at::kDouble), y = b.detach().cpu().to(at::kDouble);
   if (!at::isfinite(x).all().item<bool>()) return std::numeric_limits<double>::infinity();
   const double scale = y.numel() ? y.abs().max().item<double>() : 0;
   const double error = y.numel() ? (x - y).abs().max().item<double>() : 0;
@@ -106,7 +111,7 @@ double difference(const at::Tensor& a, const at::Tensor& b) {
 }
 
 bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.detach().contiguous(), y = b.detach().contiguous();
+  const at::Tensor x = a.detach().cpu().contiguous(), y = b.detach().cpu().contiguous();
   return x.sizes() == y.sizes() && x.scalar_type() == y.scalar_type() &&
          std::memcmp(x.data_ptr(), y.data_ptr(), x.nbytes()) == 0;
 }
@@ -119,7 +124,7 @@ at::Tensor run_forward(nn::Mixer& mixer, const at::Tensor& x, const nn::Layout& 
 
 at::Tensor run_forward(nn::Mixer& mixer, const at::Tensor& x, nn::State* carry) {
   at::NoGradGuard no_grad;
-  const nn::Layout layout = nn::Layout::uniform(x.size(0), x.size(1), at::kCPU, carry != nullptr);
+  const nn::Layout layout = nn::Layout::uniform(x.size(0), x.size(1), x.device(), carry != nullptr);
   nn::Call call{layout};
   call.carry = carry;
   return mixer.forward(x, call);
@@ -129,9 +134,13 @@ at::Tensor run_extend(nn::Mixer& mixer, const at::Tensor& x, int64_t from, int64
   at::NoGradGuard no_grad;
   std::vector<nn::Segment> segments(x.size(0));
   for (int32_t row = 0; row < x.size(0); ++row)
-    segments[row] = {.row = row, .begin = 0, .end = static_cast<int32_t>(to - from), .pos0 = static_cast<int32_t>(from),
-                     .from = from == 0 ? -1 : row, .to = row};
-  const nn::Layout layout(x.size(0), to - from, segments);
+    segments[row] = {.row = row,
+                     .begin = 0,
+                     .end = static_cast<int32_t>(to - from),
+                     .pos0 = static_cast<int32_t>(from),
+                     .from = from == 0 ? -1 : row,
+                     .to = row};
+  const nn::Layout layout(x.size(0), to - from, segments, x.device());
   nn::Call call{layout};
   return mixer.extend(x.slice(1, from, to).contiguous(), state, call);
 }
@@ -142,7 +151,7 @@ std::map<std::string, at::Tensor> gradients(nn::Mixer& mixer, const at::Tensor& 
   at::Tensor leaf = x.detach().clone().set_requires_grad(true);
   nn::Call call{layout};
   call.mode = nn::Mode::train;
-  torch::autograd::backward({mixer.forward(leaf, call)}, {dy.to(x.scalar_type())});
+  torch::autograd::backward({mixer.forward(leaf, call)}, {dy.to(x.options())});
   std::map<std::string, at::Tensor> out = {{"x", leaf.grad()}};
   mixer.each_param([&](const std::string& name, nn::Param& p) { out[name] = p.master().grad().clone(); });
   return out;

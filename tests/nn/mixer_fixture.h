@@ -15,24 +15,27 @@ namespace rattan::mixer_suite {
 constexpr int64_t d_model = 32;
 
 struct MixerCase {
-  std::string label, options;   // options: TOML of a [mixers.<name>] table
+  std::string label, options;  // options: TOML of a [mixers.<name>] table
   at::ScalarType dtype = at::kFloat;
+  at::Device device = at::kCPU;
   bool attends = true;
-  const nn::MixerType* outside = nullptr;   // instead of the registry's type
+  const nn::MixerType* outside = nullptr;  // instead of the registry's type
 };
 void PrintTo(const MixerCase& c, std::ostream* out);
 std::string name_of(const testing::TestParamInfo<MixerCase>& info);
 
-// All option sets x {fp64, fp32, bf16}. Fails where a registered type has no option set.
+// All option sets x {fp64, fp32, bf16} x {CPU, CUDA where there is one}. Fails where a registered type has no option
+// set.
 std::vector<MixerCase> cases();
 
 struct Errors {
-  double value, gradient;   // largest allowed difference relative to the largest magnitude
+  double value, gradient;  // largest allowed difference relative to the largest magnitude
 };
 // float64: rounding of a few hundred operations. fp32: the same, with reordered sums. bf16: two or three roundings
 // of 2^-9 on each path, whose gates multiply.
 Errors errors_of(at::ScalarType dtype);
 
+// On the case's device.
 std::unique_ptr<nn::Mixer> make_mixer(const MixerCase& c, at::ScalarType dtype, uint64_t seed);
 
 // Standard normal [B, T, d_model], rounded to bf16 so that every computing type reads the same numbers.
@@ -42,7 +45,7 @@ at::Tensor random_input(int64_t rows, int64_t tokens, uint64_t seed);
 double difference(const at::Tensor& a, const at::Tensor& b);
 bool same_bits(const at::Tensor& a, const at::Tensor& b);
 
-// y = forward(x) on a plain layout, without gradients.
+// These run where x is. y = forward(x) on a plain layout, without gradients.
 at::Tensor run_forward(nn::Mixer& mixer, const at::Tensor& x, nn::State* carry = nullptr);
 at::Tensor run_forward(nn::Mixer& mixer, const at::Tensor& x, const nn::Layout& layout);
 

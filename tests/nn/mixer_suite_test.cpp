@@ -22,17 +22,19 @@ class MixerSuite : public testing::TestWithParam<MixerCase> {
   at::ScalarType dtype = GetParam().dtype;
   Errors allowed = errors_of(dtype);
   std::unique_ptr<nn::Mixer> mixer = make_mixer(GetParam(), dtype, seed);
-  at::Tensor x = random_input(rows, tokens, seed).to(dtype);
+  at::Device device = GetParam().device;
+  at::Tensor x = random_input(rows, tokens, seed).to(device, dtype);
 
   nn::State fresh_state(int64_t count = rows) {
-    return nn::make_state(mixer->state_spec(), count, tokens, dtype);
+    return nn::make_state(mixer->state_spec(), count, tokens, dtype, device);
   }
 };
 
 TEST_P(MixerSuite, ExtendInAnySplitEqualsForward) {
   if (mixer->traits().step != nn::StepForm::exact) GTEST_SKIP() << "this mixer's step is not exact";
   const at::Tensor whole = run_forward(*mixer, x);
-  for (const std::vector<int64_t>& cuts : {std::vector<int64_t>{37}, {16, 37}, {1, 2, 3, 37}, {15, 17, 31, 36, 37}, {5, 21, 37}}) {
+  for (const std::vector<int64_t>& cuts :
+       {std::vector<int64_t>{37}, {16, 37}, {1, 2, 3, 37}, {15, 17, 31, 36, 37}, {5, 21, 37}}) {
     nn::State state = fresh_state();
     std::vector<at::Tensor> parts;
     int64_t from = 0;
@@ -40,7 +42,8 @@ TEST_P(MixerSuite, ExtendInAnySplitEqualsForward) {
       parts.push_back(run_extend(*mixer, x, from, to, state));
       from = to;
     }
-    EXPECT_LE(difference(at::cat(parts, 1), whole), allowed.value) << "seed " << seed << ", " << cuts.size() << " pieces";
+    EXPECT_LE(difference(at::cat(parts, 1), whole), allowed.value)
+        << "seed " << seed << ", " << cuts.size() << " pieces";
   }
 }
 
@@ -60,9 +63,13 @@ TEST_P(MixerSuite, ForwardWithCarryEqualsOneForward) {
     at::NoGradGuard no_grad;
     std::vector<nn::Segment> segments(rows);
     for (int32_t row = 0; row < rows; ++row)
-      segments[row] = {.row = row, .begin = 0, .end = static_cast<int32_t>(tokens - cut),
-                       .pos0 = static_cast<int32_t>(cut), .from = row, .to = row};
-    const nn::Layout layout(rows, tokens - cut, segments);
+      segments[row] = {.row = row,
+                       .begin = 0,
+                       .end = static_cast<int32_t>(tokens - cut),
+                       .pos0 = static_cast<int32_t>(cut),
+                       .from = row,
+                       .to = row};
+    const nn::Layout layout(rows, tokens - cut, segments, device);
     nn::Call call{layout};
     call.carry = &carry;
     const at::Tensor second = mixer->forward(x.slice(1, cut).contiguous(), call);
@@ -72,22 +79,22 @@ TEST_P(MixerSuite, ForwardWithCarryEqualsOneForward) {
 
 TEST_P(MixerSuite, GradientsFlowThroughTheCarriedState) {
   const at::Tensor dy = random_input(rows, tokens, seed + 1);
-  const nn::Layout whole = nn::Layout::uniform(rows, tokens);
+  const nn::Layout whole = nn::Layout::uniform(rows, tokens, device);
   const auto expected = gradients(*mixer, x, dy, whole);
   for (int64_t cut : {16, 19}) {
     mixer->each_param([](const std::string&, nn::Param& p) { p.master().mutable_grad() = at::Tensor(); });
     at::Tensor leaf = x.detach().clone().set_requires_grad(true);
-    const nn::Layout head = nn::Layout::uniform(rows, cut, at::kCPU, true);
+    const nn::Layout head = nn::Layout::uniform(rows, cut, device, true);
     std::vector<nn::Segment> segments = head.segments();
     for (nn::Segment& s : segments) s.end = static_cast<int32_t>(tokens - cut), s.pos0 = static_cast<int32_t>(cut);
-    const nn::Layout tail(rows, tokens - cut, segments);
+    const nn::Layout tail(rows, tokens - cut, segments, device);
     nn::State carry;
     nn::Call first{head}, second{tail};
     first.carry = second.carry = &carry;
     first.mode = second.mode = nn::Mode::train;
     const at::Tensor a = mixer->forward(leaf.slice(1, 0, cut), first);
     const at::Tensor b = mixer->forward(leaf.slice(1, cut), second);
-    torch::autograd::backward({at::cat({a, b}, 1)}, {dy.to(dtype)});
+    torch::autograd::backward({at::cat({a, b}, 1)}, {dy.to(device, dtype)});
     EXPECT_LE(difference(leaf.grad(), expected.at("x")), allowed.gradient) << "cut " << cut << ", seed " << seed;
     mixer->each_param([&](const std::string& name, nn::Param& p) {
       EXPECT_LE(difference(p.master().grad(), expected.at(name)), allowed.gradient) << name << ", cut " << cut;
@@ -110,7 +117,7 @@ TEST_P(MixerSuite, ALaterTokenChangesNoEarlierBit) {
 TEST_P(MixerSuite, GradientsEqualFloat64) {
   auto exact = make_mixer(GetParam(), at::kDouble, seed);
   const at::Tensor dy = random_input(rows, tokens, seed + 1);
-  const nn::Layout layout = nn::Layout::uniform(rows, tokens);
+  const nn::Layout layout = nn::Layout::uniform(rows, tokens, device);
   const auto expected = gradients(*exact, x.to(at::kDouble), dy, layout);
   const auto got = gradients(*mixer, x, dy, layout);
   for (const auto& [name, value] : expected)
@@ -119,14 +126,15 @@ TEST_P(MixerSuite, GradientsEqualFloat64) {
 }
 
 TEST_P(MixerSuite, Float64GradientsEqualFiniteDifferences) {
-  if (dtype != at::kDouble) GTEST_SKIP() << "float64 only; the other types are compared with float64";
+  if (dtype != at::kDouble || device.is_cuda())
+    GTEST_SKIP() << "float64 on the CPU only; the others are compared with float64";
   const nn::Layout layout = nn::Layout::uniform(1, 9);
   const at::Tensor input = random_input(1, 9, seed), dy = random_input(1, 9, seed + 1);
   const auto analytic = gradients(*mixer, input, dy, layout);
   auto loss = [&](const at::Tensor& at_x) { return (run_forward(*mixer, at_x, layout) * dy).sum().item<double>(); };
   // A central difference of step h is wrong by h^2 of the third derivative and by 1e-16 / h of rounding.
   const double h = 1e-5, error = 1e-6;
-  auto compare = [&](at::Tensor values, const at::Tensor& gradient, const std::string& name) {
+  auto compare = [&](const at::Tensor& values, const at::Tensor& gradient, const std::string& name) {
     at::NoGradGuard no_grad;
     double* data = values.data_ptr<double>();
     const int64_t stride = std::max<int64_t>(1, values.numel() / 12);
@@ -140,7 +148,8 @@ TEST_P(MixerSuite, Float64GradientsEqualFiniteDifferences) {
       mixer->each_param([](const std::string&, nn::Param& p) { p.changed(); });
       const double down = loss(input);
       data[i] = kept;
-      EXPECT_NEAR((up - down) / (2 * h), gradient.flatten()[i].item<double>(), error * std::max(1.0, scale)) << name << i;
+      EXPECT_NEAR((up - down) / (2 * h), gradient.flatten()[i].item<double>(), error * std::max(1.0, scale))
+          << name << i;
     }
     mixer->each_param([](const std::string&, nn::Param& p) { p.changed(); });
   };
@@ -149,13 +158,16 @@ TEST_P(MixerSuite, Float64GradientsEqualFiniteDifferences) {
 }
 
 // Three documents in two rows, with padding between and behind.
-nn::Layout packed_layout() {
-  return nn::Layout(2, 37, {{.row = 0, .begin = 0, .end = 17}, {.row = 0, .begin = 17, .end = 34, .doc = 1},
-                            {.row = 1, .begin = 3, .end = 30, .doc = 2}});
+nn::Layout packed_layout(at::Device device) {
+  return nn::Layout(2, 37,
+                    {{.row = 0, .begin = 0, .end = 17},
+                     {.row = 0, .begin = 17, .end = 34, .doc = 1},
+                     {.row = 1, .begin = 3, .end = 30, .doc = 2}},
+                    device);
 }
 
 TEST_P(MixerSuite, PackedDocumentsEqualSeparateOnes) {
-  const nn::Layout packed = packed_layout();
+  const nn::Layout packed = packed_layout(device);
   const at::Tensor dy = random_input(rows, tokens, seed + 1);
   const at::Tensor together = run_forward(*mixer, x, packed);
   const auto packed_gradients = gradients(*mixer, x, dy, packed);
@@ -163,8 +175,9 @@ TEST_P(MixerSuite, PackedDocumentsEqualSeparateOnes) {
   for (const nn::Segment& s : packed.segments()) {
     const at::Tensor part = x.slice(0, s.row, s.row + 1).slice(1, s.begin, s.end).contiguous();
     EXPECT_LE(difference(together.slice(0, s.row, s.row + 1).slice(1, s.begin, s.end), run_forward(*mixer, part)),
-              allowed.value) << "document " << s.doc << ", seed " << seed;
-    const nn::Layout alone = nn::Layout::uniform(1, s.length());
+              allowed.value)
+        << "document " << s.doc << ", seed " << seed;
+    const nn::Layout alone = nn::Layout::uniform(1, s.length(), device);
     const at::Tensor part_dy = dy.slice(0, s.row, s.row + 1).slice(1, s.begin, s.end).contiguous();
     dx.slice(0, s.row, s.row + 1).slice(1, s.begin, s.end).copy_(gradients(*mixer, part, part_dy, alone).at("x"));
   }
@@ -172,7 +185,7 @@ TEST_P(MixerSuite, PackedDocumentsEqualSeparateOnes) {
 }
 
 TEST_P(MixerSuite, PaddingIsInertAndGetsZeros) {
-  const nn::Layout packed = packed_layout();
+  const nn::Layout packed = packed_layout(device);
   const at::Tensor inside = packed.valid().view({rows, tokens, 1});
   at::Tensor other = at::where(inside, x, at::full_like(x, 3));
   const at::Tensor y = run_forward(*mixer, x, packed);
@@ -196,17 +209,26 @@ TEST_P(MixerSuite, RaggedExtendEqualsSeparateSequences) {
   // Sequence 0 stands at 20 tokens, sequence 1 at 3; one packed row brings 5 and 11 more, sequence 1 first.
   nn::State state = fresh_state(), expected = fresh_state();
   auto feed = [&](nn::State& into, int32_t row, int64_t from, int64_t to) {
-    const nn::Layout layout(1, to - from, {{.row = 0, .begin = 0, .end = static_cast<int32_t>(to - from),
-                                            .pos0 = static_cast<int32_t>(from), .from = from ? row : -1, .to = row}});
+    const nn::Layout layout(1, to - from,
+                            {{.row = 0,
+                              .begin = 0,
+                              .end = static_cast<int32_t>(to - from),
+                              .pos0 = static_cast<int32_t>(from),
+                              .from = from ? row : -1,
+                              .to = row}},
+                            device);
     nn::Call call{layout};
     return mixer->extend(x.slice(0, row, row + 1).slice(1, from, to).contiguous(), into, call);
   };
   for (nn::State* s : {&state, &expected}) feed(*s, 0, 0, 20), feed(*s, 1, 0, 3);
   const at::Tensor alone = at::cat({feed(expected, 1, 3, 14), feed(expected, 0, 20, 25)}, 1);
-  const nn::Layout ragged(1, 16, {{.row = 0, .begin = 0, .end = 11, .pos0 = 3, .from = 1, .to = 1},
-                                  {.row = 0, .begin = 11, .end = 16, .pos0 = 20, .from = 0, .to = 0}});
+  const nn::Layout ragged(1, 16,
+                          {{.row = 0, .begin = 0, .end = 11, .pos0 = 3, .from = 1, .to = 1},
+                           {.row = 0, .begin = 11, .end = 16, .pos0 = 20, .from = 0, .to = 0}},
+                          device);
   nn::Call call{ragged};
-  const at::Tensor input = at::cat({x.slice(0, 1, 2).slice(1, 3, 14), x.slice(0, 0, 1).slice(1, 20, 25)}, 1).contiguous();
+  const at::Tensor input =
+      at::cat({x.slice(0, 1, 2).slice(1, 3, 14), x.slice(0, 0, 1).slice(1, 20, 25)}, 1).contiguous();
   EXPECT_LE(difference(mixer->extend(input, state, call), alone), allowed.value) << "seed " << seed;
   const at::Tensor next = run_extend(*mixer, x.slice(0, 0, 1), 25, 26, state);
   EXPECT_LE(difference(next, run_forward(*mixer, x).slice(0, 0, 1).slice(1, 25, 26)), allowed.value) << "seed " << seed;
@@ -253,7 +275,7 @@ class CountingCore : public nn::AttentionCore {
 };
 
 TEST_P(MixerSuite, AnAttentionCoreFromOutsideGivesTheSame) {
-  const nn::Layout layout = packed_layout();
+  const nn::Layout layout = packed_layout(device);
   CountingCore core;
   at::NoGradGuard no_grad;
   nn::Call call{layout};

@@ -39,7 +39,7 @@ class RatInvariants : public testing::TestWithParam<at::ScalarType> {
   }
 
   struct Parts {
-    at::Tensor z, v, g, q, k, out;   // float64 [N, ...]; q and k tiled to heads, [N, H, p]
+    at::Tensor z, v, g, q, k, out;  // float64 [N, ...]; q and k tiled to heads, [N, H, p]
   };
   Parts project(nn::Mixer& mixer) {
     at::NoGradGuard no_grad;
@@ -47,16 +47,20 @@ class RatInvariants : public testing::TestWithParam<at::ScalarType> {
     const auto p = rows.matmul(weight(mixer, "in_proj.weight").to(at::kDouble).t())
                        .split_with_sizes({d_model, d_model, d_model, groups * dim, groups * dim}, 1);
     auto tiled = [](const at::Tensor& t) { return t.repeat({1, heads / groups}).view({-1, heads, dim}); };
-    return {at::sigmoid(p[0]), p[1], at::sigmoid(p[2] + weight(mixer, "gate_bias").to(at::kDouble)), tiled(p[3]),
-            tiled(p[4]), weight(mixer, "out_proj.weight").to(at::kDouble)};
+    return {at::sigmoid(p[0]), p[1],        at::sigmoid(p[2] + weight(mixer, "gate_bias").to(at::kDouble)),
+            tiled(p[3]),       tiled(p[4]), weight(mixer, "out_proj.weight").to(at::kDouble)};
   }
   // out_proj(z * attention(q, k, v)) with the visible keys of each token given by `mask`.
   at::Tensor attention(const Parts& p, const at::Tensor& k, const at::Tensor& v, const nn::MaskSpec& mask) {
     const nn::Layout layout = nn::Layout::uniform(2, tokens);
     nn::Call call{layout};
-    const nn::AttnOut y = nn::reference_core().attend(
-        {.q = p.q, .kv = {k, v.view({-1, heads, dim})}, .mask = mask, .scale = 1 / std::sqrt(double(dim)), .bias = {},
-         .extending = false}, call);
+    const nn::AttnOut y = nn::reference_core().attend({.q = p.q,
+                                                       .kv = {k, v.view({-1, heads, dim})},
+                                                       .mask = mask,
+                                                       .scale = 1 / std::sqrt(double(dim)),
+                                                       .bias = {},
+                                                       .extending = false},
+                                                      call);
     return (p.z * y.o.flatten(1)).matmul(p.out.t()).view({2, tokens, d_model});
   }
 };
@@ -75,7 +79,7 @@ TEST_P(RatInvariants, ChunksOfOneAreAttentionOverGatedKeys) {
 TEST_P(RatInvariants, WithoutMemoryItIsDilatedAttention) {
   auto mixer = rat(8);
   at::NoGradGuard no_grad;
-  weight(*mixer, "gate_bias").fill_(-1e4);   // g = 0: a chunk end is the chunk's last token
+  weight(*mixer, "gate_bias").fill_(-1e4);  // g = 0: a chunk end is the chunk's last token
   changed(*mixer);
   const Parts p = project(*mixer);
   const at::Tensor y = run_forward(*mixer, x);
@@ -129,11 +133,11 @@ TEST_P(RatInvariants, AChunkStartsBiasedToZero) {
   at::NoGradGuard no_grad;
   at::Tensor w = weight(*mixer, "in_proj.weight"), bias = weight(*mixer, "gate_bias");
   w.zero_();
-  w.slice(0, 0, d_model).select(1, 0).fill_(50);            // z = sigmoid(50) = 1
-  w.slice(0, d_model, 2 * d_model).select(1, 0).fill_(1);   // v = 1
-  bias.fill_(std::log(3.0));                                // g = 3/4
-  weight(*mixer, "out_proj.weight").copy_(at::arange(d_model, w.options()).unsqueeze(0) ==
-                                          at::arange(d_model, w.options()).unsqueeze(1));
+  w.slice(0, 0, d_model).select(1, 0).fill_(50);           // z = sigmoid(50) = 1
+  w.slice(0, d_model, 2 * d_model).select(1, 0).fill_(1);  // v = 1
+  bias.fill_(std::log(3.0));                               // g = 3/4
+  weight(*mixer, "out_proj.weight")
+      .copy_(at::arange(d_model, w.options()).unsqueeze(0) == at::arange(d_model, w.options()).unsqueeze(1));
   changed(*mixer);
   at::Tensor input = x.clone();
   input.select(2, 0).fill_(1);
@@ -145,8 +149,9 @@ TEST_P(RatInvariants, AChunkStartsBiasedToZero) {
 TEST_P(RatInvariants, OnlyDistancesBetweenChunksMatter) {
   auto mixer = rat(8);
   auto shifted = [&](int32_t pos0) {
-    return nn::Layout(2, tokens, {{.row = 0, .begin = 0, .end = tokens, .pos0 = pos0},
-                                  {.row = 1, .begin = 0, .end = tokens, .pos0 = pos0}});
+    return nn::Layout(
+        2, tokens,
+        {{.row = 0, .begin = 0, .end = tokens, .pos0 = pos0}, {.row = 1, .begin = 0, .end = tokens, .pos0 = pos0}});
   };
   EXPECT_LE(difference(run_forward(*mixer, x, shifted(80)), run_forward(*mixer, x)), error);
 }
@@ -159,7 +164,8 @@ TEST_P(RatInvariants, HeadsTakeTheirGroupByRemainder) {
                    out = weight(*mixer, "out_proj.weight").clone();
   auto rotate = [&](int64_t by) {
     for (int64_t part = 0; part < 3; ++part)
-      weight(*mixer, "in_proj.weight").slice(0, part * d_model, (part + 1) * d_model)
+      weight(*mixer, "in_proj.weight")
+          .slice(0, part * d_model, (part + 1) * d_model)
           .copy_(w.slice(0, part * d_model, (part + 1) * d_model).roll({by * dim}, {0}));
     weight(*mixer, "gate_bias").copy_(b.roll({by * dim}, {0}));
     weight(*mixer, "out_proj.weight").copy_(out.roll({by * dim}, {1}));

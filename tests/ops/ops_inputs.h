@@ -13,7 +13,7 @@
 
 namespace rattan::ops_test {
 
-inline at::Tensor ints(std::vector<int32_t> values, std::vector<int64_t> shape) {
+inline at::Tensor ints(std::vector<int32_t> values, const std::vector<int64_t>& shape) {
   return at::from_blob(values.data(), shape, at::kInt).clone();
 }
 

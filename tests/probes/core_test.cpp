@@ -18,7 +18,7 @@ constexpr int64_t keys = 12;
 class ColumnSums : public nn::AttentionCore {
  public:
   nn::AttnOut attend(const nn::AttnIn& in, nn::Call& call) override {
-    const nn::AttnOut out = nn::default_core().attend(in, call);
+    nn::AttnOut out = nn::default_core().attend(in, call);
     if (!call.core_state) return out;
     at::Tensor scores = at::zeros({in.q.size(0), in.kv.k.size(0)});
     for (int64_t i = 0; i < in.q.size(0); ++i) {

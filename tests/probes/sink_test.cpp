@@ -13,7 +13,7 @@ class Noisy : public StatelessMixer {
       : weight_(param("weight", {4}, nn::Init::normal(1))),
         tokens_(buffer("tokens", at::scalar_tensor(0.0), nn::Reduce::sum, true)) {}
   at::Tensor forward(const at::Tensor& x, nn::Call& call) override {
-    const at::Tensor y = x * weight_(x.scalar_type());
+    at::Tensor y = x * weight_(x.scalar_type());
     if (call.mode == nn::Mode::train) tokens_.value.add_(static_cast<double>(call.layout.size()));
     if (call.sink) {
       call.sink->loss("commit", {(y - x).pow(2).sum(), at::scalar_tensor(static_cast<double>(call.layout.size()))});

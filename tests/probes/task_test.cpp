@@ -154,7 +154,7 @@ TEST(Task, ACarriedTreeComesBackWhole) {
 
 TEST(Task, TwoMicroBatchesOfDifferentCountsEqualOneBatch) {
   const at::Tensor x = random({2, 5, 4}, 1), y = random({2, 5, 4}, 2), weight = random({2, 5}, 3).abs();
-  auto train_on = [&](std::vector<std::pair<int64_t, int64_t>> pieces) {
+  auto train_on = [&](const std::vector<std::pair<int64_t, int64_t>>& pieces) {
     Counting model;
     train::FitConfig c = config(1);
     c.accumulation = static_cast<int64_t>(pieces.size());

@@ -14,7 +14,7 @@ class TinyModel : public models::Model, public models::Head {
   explicit TinyModel(int64_t dim) : weight(param("weight", {dim}, nn::Init::normal(1))) {}
   at::Tensor forward(const models::Input& input, nn::Call& call) override {
     const at::Tensor x = input.fields.at("x");
-    const at::Tensor h = x * weight(x.scalar_type());
+    at::Tensor h = x * weight(x.scalar_type());
     if (!call.carry) return h;
     // The carried state: a running sum of the outputs, added to each.
     at::Tensor sum = h.cumsum(1);

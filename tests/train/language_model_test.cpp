@@ -42,7 +42,7 @@ struct LanguageModelRun : testing::Test {
   // What stderr says while the command runs.
   static std::string errors(const std::string& name, std::vector<std::string> more, int expected) {
     testing::internal::CaptureStderr();
-    EXPECT_EQ(train(name, more), expected);
+    EXPECT_EQ(train(name, std::move(more)), expected);
     return testing::internal::GetCapturedStderr();
   }
 };

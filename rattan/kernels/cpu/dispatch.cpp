@@ -15,19 +15,29 @@
 #include "rattan/kernels/rope.h"
 
 #if defined(__x86_64__)
-#define RATTAN_KERNEL_PLAIN(function, Args)                                                       \
-  namespace scalar { void function(const Args&); }                                                \
-  namespace avx2 { void function(const Args&); }                                                  \
-  namespace avx512 { void function(const Args&); }                                                \
-  namespace avx512bf16 { void function(const Args&); }                                            \
-  void function(const Args& args) {                                                               \
+#define RATTAN_KERNEL_PLAIN(function, Args)                                                        \
+  namespace scalar {                                                                               \
+  void function(const Args&);                                                                      \
+  }                                                                                                \
+  namespace avx2 {                                                                                 \
+  void function(const Args&);                                                                      \
+  }                                                                                                \
+  namespace avx512 {                                                                               \
+  void function(const Args&);                                                                      \
+  }                                                                                                \
+  namespace avx512bf16 {                                                                           \
+  void function(const Args&);                                                                      \
+  }                                                                                                \
+  void function(const Args& args) {                                                                \
     constexpr void (*builds[])(const Args&) = {scalar::function, avx2::function, avx512::function, \
-                                               avx512bf16::function};                             \
-    builds[static_cast<int>(active_isa())](args);                                                 \
+                                               avx512bf16::function};                              \
+    builds[static_cast<int>(active_isa())](args);                                                  \
   }
 #else
-#define RATTAN_KERNEL_PLAIN(function, Args)        \
-  namespace scalar { void function(const Args&); } \
+#define RATTAN_KERNEL_PLAIN(function, Args) \
+  namespace scalar {                        \
+  void function(const Args&);               \
+  }                                         \
   void function(const Args& args) { scalar::function(args); }
 #endif
 #define RATTAN_KERNEL(function, Args)        \

@@ -1,6 +1,5 @@
 // Elementwise: one thread takes one 16-byte piece of a row (one element where rows are not 16-byte aligned).
 #include "rattan/kernels/activation.h"
-
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
 
@@ -77,9 +76,15 @@ void launch(const ActivationForward<T>& a, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   const unsigned blocks = strided_grid(a.rows * (a.dim / V), kThreads);
   switch (a.kind) {
-    case Activation::gelu: forward_kernel<T, V, Activation::gelu><<<blocks, kThreads, 0, s>>>(a); break;
-    case Activation::swiglu: forward_kernel<T, V, Activation::swiglu><<<blocks, kThreads, 0, s>>>(a); break;
-    case Activation::sigmoid_mul: forward_kernel<T, V, Activation::sigmoid_mul><<<blocks, kThreads, 0, s>>>(a); break;
+    case Activation::gelu:
+      forward_kernel<T, V, Activation::gelu><<<blocks, kThreads, 0, s>>>(a);
+      break;
+    case Activation::swiglu:
+      forward_kernel<T, V, Activation::swiglu><<<blocks, kThreads, 0, s>>>(a);
+      break;
+    case Activation::sigmoid_mul:
+      forward_kernel<T, V, Activation::sigmoid_mul><<<blocks, kThreads, 0, s>>>(a);
+      break;
   }
   check_launch("activation_forward");
 }
@@ -89,9 +94,15 @@ void launch(const ActivationBackward<T>& a, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   const unsigned blocks = strided_grid(a.rows * (a.dim / V), kThreads);
   switch (a.kind) {
-    case Activation::gelu: backward_kernel<T, V, Activation::gelu><<<blocks, kThreads, 0, s>>>(a); break;
-    case Activation::swiglu: backward_kernel<T, V, Activation::swiglu><<<blocks, kThreads, 0, s>>>(a); break;
-    case Activation::sigmoid_mul: backward_kernel<T, V, Activation::sigmoid_mul><<<blocks, kThreads, 0, s>>>(a); break;
+    case Activation::gelu:
+      backward_kernel<T, V, Activation::gelu><<<blocks, kThreads, 0, s>>>(a);
+      break;
+    case Activation::swiglu:
+      backward_kernel<T, V, Activation::swiglu><<<blocks, kThreads, 0, s>>>(a);
+      break;
+    case Activation::sigmoid_mul:
+      backward_kernel<T, V, Activation::sigmoid_mul><<<blocks, kThreads, 0, s>>>(a);
+      break;
   }
   check_launch("activation_backward");
 }

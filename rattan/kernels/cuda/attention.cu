@@ -1,6 +1,5 @@
 // The public attention kernels: interval attention with as many query heads as heads.
 #include "rattan/kernels/attention.h"
-
 #include "rattan/kernels/cuda/interval_attention.h"
 
 namespace rattan::kernels::cuda {

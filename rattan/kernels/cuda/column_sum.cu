@@ -33,7 +33,7 @@ void column_sum(const float* partial, int64_t rows, int64_t dim, float* out, voi
   const dim3 threads(column_sum_file::kColumns, column_sum_file::kRowThreads);
   const auto blocks = static_cast<unsigned>((dim + column_sum_file::kColumns - 1) / column_sum_file::kColumns);
   column_sum_file::column_sum_kernel<<<blocks, threads, 0, static_cast<cudaStream_t>(stream)>>>(partial, rows, dim,
-                                                                                               out);
+                                                                                                out);
   check_launch("column_sum");
 }
 

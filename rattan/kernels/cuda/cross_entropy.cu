@@ -1,7 +1,6 @@
 // One block a row: one pass for the maximum and the sum of exponentials (rescaled as the maximum grows),
 // one for the gradient, which the cache serves for vocabularies of common size.
 #include "rattan/kernels/cross_entropy.h"
-
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
 
@@ -41,7 +40,7 @@ __global__ void cross_entropy_kernel(CrossEntropy<T> a) {
 #pragma unroll
       for (int j = 0; j < V; ++j) {
         const float logit = as_float(pack.item[j]);
-        sum += logit == -INFINITY ? 0.0f : expf(logit - most);   // NaN stays NaN
+        sum += logit == -INFINITY ? 0.0f : expf(logit - most);  // NaN stays NaN
       }
     }
     const float top = block_max(most, shared);
@@ -50,7 +49,7 @@ __global__ void cross_entropy_kernel(CrossEntropy<T> a) {
     const float weight = a.weight ? a.weight[row] : 1.0f;
     if (threadIdx.x == 0) {
       const float picked = target < a.vocabulary ? as_float(x[target]) : NAN;
-      a.loss[row] = weight * (logf(total) + (top - picked));   // exact for large logits too
+      a.loss[row] = weight * (logf(total) + (top - picked));  // exact for large logits too
     }
     if (!a.gradient) continue;
     __syncthreads();  // x[target] is read above before it is overwritten below

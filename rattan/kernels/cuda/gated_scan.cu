@@ -2,10 +2,9 @@
 // turns its 8 tokens into one affine map h -> A h + B, the maps before a warp are applied in order to the
 // state at the start of the tile, and the warp then runs its tokens from there. Backward first walks forward
 // to leave the state at the start of each tile in scratch, then walks the tiles in reverse.
-#include "rattan/kernels/gated_scan.h"
-
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
+#include "rattan/kernels/gated_scan.h"
 
 namespace rattan::kernels::cuda {
 
@@ -102,7 +101,7 @@ __global__ void forward_kernel(GatedScanForward<T> a) {
       if (in && first + i < s.end) at(a.h, first + i)[channel] = from_float<T>(h);
     }
   }
-  __syncthreads();   // every warp has read `initial`, which `final` may be
+  __syncthreads();  // every warp has read `initial`, which `final` may be
   if (s.to >= 0 && warp == 0 && in) a.final[s.to * a.channels + channel] = state;
   clear_gaps(a.table, segment, a.segments, a.tokens, a.h, channel, in);
 }
@@ -238,8 +237,7 @@ void backward(const GatedScanBackward<T>& a, void* scratch, void* stream_pointer
   float* initial_part = states + tile_rows(a.tokens, a.segments) * a.channels;
   float* bias_part = a.d_gate_bias ? initial_part + a.segments * a.channels : nullptr;
   const dim3 grid(static_cast<unsigned>(a.segments), static_cast<unsigned>(blocks_for(a.channels, 32)));
-  backward_kernel<<<grid, dim3(32, warps_for(a.tokens, a.segments)), 0, stream>>>(a, states, initial_part,
-                                                                                 bias_part);
+  backward_kernel<<<grid, dim3(32, warps_for(a.tokens, a.segments)), 0, stream>>>(a, states, initial_part, bias_part);
   check_launch("gated_scan_backward");
   if (a.d_initial) {
     const dim3 initial_grid(static_cast<unsigned>(a.segments), static_cast<unsigned>(blocks_for(a.channels, 128)));

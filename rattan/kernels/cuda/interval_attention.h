@@ -14,8 +14,8 @@ struct IntervalForward {
   const int32_t* end = nullptr;
   HeadsRef<const T> q, k, v;
   HeadsRef<T> o;
-  float* lse = nullptr;   // [queries, heads]
-  bool vector = false;    // q, k, v allow 16-byte accesses
+  float* lse = nullptr;  // [queries, heads]
+  bool vector = false;   // q, k, v allow 16-byte accesses
 };
 
 template <class T, class U>
@@ -26,12 +26,12 @@ struct IntervalBackward {
   const int32_t* end = nullptr;
   HeadsRef<const T> q, k, v, o, d_o;
   const float* lse = nullptr;
-  const float* d_lse = nullptr;   // [queries, heads], optional
-  HeadsRef<U> dq;         // [queries, q_heads, dim]
-  HeadsRef<U> dk, dv;     // [keys, kv_heads, dim]
-  bool accumulate = false;   // add to dk, dv
-  bool vector = false;       // q, k, v, o, d_o allow 16-byte accesses
-  bool vector_out = false;   // dq, dk, dv allow accesses of two elements
+  const float* d_lse = nullptr;  // [queries, heads], optional
+  HeadsRef<U> dq;                // [queries, q_heads, dim]
+  HeadsRef<U> dk, dv;            // [keys, kv_heads, dim]
+  bool accumulate = false;       // add to dk, dv
+  bool vector = false;           // q, k, v, o, d_o allow 16-byte accesses
+  bool vector_out = false;       // dq, dk, dv allow accesses of two elements
 };
 
 void interval_attention_forward(IntervalForward<float> a, void* stream);

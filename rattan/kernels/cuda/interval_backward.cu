@@ -22,16 +22,15 @@ struct Memory {
   static constexpr int row_groups = Shape::rows / 16;
   static constexpr int column_groups = Shape::rows == 32 ? 4 : 2;
   static constexpr int threads = 32 * row_groups * column_groups;
-  static constexpr int blocks = Shape::rows == 64 ? 2 : 1;   // on one multiprocessor: at most 128 registers a thread
+  static constexpr int blocks = Shape::rows == 64 ? 2 : 1;  // on one multiprocessor: at most 128 registers a thread
   static constexpr int NS = Shape::rows / column_groups / 8, ND = D / column_groups / 8;
   struct Rows {
     Intervals<Shape::rows> intervals;
-    float lse[Shape::rows];     // times log2 e
+    float lse[Shape::rows];  // times log2 e
     float delta[Shape::rows];
     unsigned active[Shape::rows];
   };
-  static constexpr int64_t bytes =
-      int64_t{4 * Shape::size + 2 * Shape::score_size} * sizeof(T) + sizeof(Rows);
+  static constexpr int64_t bytes = int64_t{4 * Shape::size + 2 * Shape::score_size} * sizeof(T) + sizeof(Rows);
 };
 
 // delta[r] = do[r] . o[r] - d_lse[r], do from its tile; lse. Threads share a row in equal numbers.
@@ -135,7 +134,7 @@ __global__ void __launch_bounds__(Memory<T, D>::threads, Memory<T, D>::blocks) q
       product_nn<R>(dq, d_score + warp_row * Shape::score_stride, Shape::score_stride, k + slice * M::ND * 8, stride);
       __syncthreads();
     }
-    __syncthreads();   // the statistics and do of this head are no longer read
+    __syncthreads();  // the statistics and do of this head are no longer read
   }
   wait_copies();
   store_rows(at(a.dq, 0, blockIdx.y), a.dq.row, row0 + warp_row, a.queries, slice * M::ND * 8, dim, dq, a.scale, false,

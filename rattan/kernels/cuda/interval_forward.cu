@@ -17,7 +17,7 @@ constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
 template <class T, int D>
 struct Memory {
   using Shape = TileShape<T, D>;
-  static constexpr int threads = Shape::rows * 2;   // a warp for each 16 query rows
+  static constexpr int threads = Shape::rows * 2;  // a warp for each 16 query rows
   static constexpr int64_t bytes =
       int64_t{3 * Shape::size + Shape::score_size} * sizeof(T) + sizeof(Intervals<Shape::rows>);
 };
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(Memory<T, D>::threads) tile_kernel(IntervalFor
     end[i] = intervals.end[warp_row + lane / 4 + i * 8];
   }
   const float scale = a.scale * kLog2e;
-  float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};   // in units of log 2; sum: this lane's columns
+  float most[2] = {-INFINITY, -INFINITY}, sum[2] = {0, 0};  // in units of log 2; sum: this lane's columns
   float out[NO][4];
   clear(out);
   T* scores = p + warp_row * Shape::score_stride;
@@ -79,7 +79,7 @@ __global__ void __launch_bounds__(Memory<T, D>::threads) tile_kernel(IntervalFor
       }
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-      const float base = top == -INFINITY ? 0.0f : top;   // rows that have seen no key yet
+      const float base = top == -INFINITY ? 0.0f : top;  // rows that have seen no key yet
       const float shrink = exp2f(most[i] - base);
       most[i] = top;
       sum[i] *= shrink;
@@ -209,8 +209,7 @@ void run(IntervalForward<T>& a, void* stream_pointer) {
   if (a.queries == 0 || a.heads == 0 || a.dim == 0) return;
   check_dim("attention_forward", a.dim);
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) &&
-             aligned16(a.o);
+  a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.o);
   // Few queries, sixteen keys or more for each: a step of many sequences, or a short piece after a long past.
   if (a.queries <= 1024 && a.keys >= 16 * a.queries) {
     if (a.dim <= 32) return launch_rows<T, 1>(a, stream);

@@ -10,9 +10,10 @@ namespace launch_file {
 
 void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
-  fail("CUDA: {} failed: {} ({}). An error of earlier asynchronous work can surface here; run with "
-       "CUDA_LAUNCH_BLOCKING=1 to find its place.",
-       what, cudaGetErrorString(status), cudaGetErrorName(status));
+  fail(
+      "CUDA: {} failed: {} ({}). An error of earlier asynchronous work can surface here; run with "
+      "CUDA_LAUNCH_BLOCKING=1 to find its place.",
+      what, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
 }  // namespace launch_file
@@ -28,8 +29,8 @@ void zero_async(void* data, int64_t bytes, const char* what, void* stream) { fil
 
 void allow_shared_memory(const void* kernel, int64_t bytes, const char* name) {
   if (bytes <= 48 * 1024) return;
-  launch_file::check(
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)), name);
+  launch_file::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+                     name);
 }
 
 void check_dim(const char* kernel, int64_t dim) {

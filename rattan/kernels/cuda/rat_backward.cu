@@ -20,7 +20,7 @@ namespace rattan::kernels::cuda {
 namespace rat_backward_file {
 
 constexpr int kMaxWarps = 8;
-constexpr int64_t kMaxRuns = 1024;   // blocks along the chunks
+constexpr int64_t kMaxRuns = 1024;  // blocks along the chunks
 
 // Tokens a piece for E channels a lane: eight warps with two rows a token take 64 KB of shared memory at most.
 template <int E>
@@ -34,11 +34,11 @@ int64_t runs(const RatShape& s) { return s.chunks < kMaxRuns ? s.chunks : kMaxRu
 template <class T>
 struct Pieces {
   RatRows rows;
-  T *queries, *dy;           // [N, G, p], [N, H, p]
-  float* dq;                 // [N, G, p], rotated, from the ends
-  float* sums;               // [slices, N, 2, G, p]: dk' and the local part of dq
-  float* states;             // [N / S + 1, 2, H, p]: running state at the start of a piece
-  float* d_bias;             // [runs, D]
+  T *queries, *dy;  // [N, G, p], [N, H, p]
+  float* dq;        // [N, G, p], rotated, from the ends
+  float* sums;      // [slices, N, 2, G, p]: dk' and the local part of dq
+  float* states;    // [N / S + 1, 2, H, p]: running state at the start of a piece
+  float* d_bias;    // [runs, D]
   Pieces(Scratch& scratch, const RatShape& s)
       : rows(take_rows(scratch, s.tokens)),
         queries(scratch.take<T>(s.tokens * s.groups * s.dim)),
@@ -138,7 +138,7 @@ __device__ float dot(const float (&x)[E], const float (&y)[E]) {
 template <class T, int E>
 __global__ void __launch_bounds__(kMaxWarps * 32, E < 8 ? 2 : 1) chunk_kernel(Kernel<T> p) {
   constexpr int S = kPiece<E>;
-  extern __shared__ float shared[];   // [warps][S][2][32 E]
+  extern __shared__ float shared[];  // [warps][S][2][32 E]
   const RatShape& shape = p.a.shape;
   const RatColumns columns(shape);
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32;
@@ -208,7 +208,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, E < 8 ? 2 : 1) chunk_kernel(Ke
             state_v[e] = start_v[e];
           }
         }
-        float first_k[E], first_v[E];   // the state before the piece
+        float first_k[E], first_v[E];  // the state before the piece
 #pragma unroll
         for (int e = 0; e < E; ++e) {
           first_k[e] = state_k[e];
@@ -269,7 +269,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, E < 8 ? 2 : 1) chunk_kernel(Ke
             state_k[e] = before_k[e];
             state_v[e] = before_v[e];
           }
-          put(mine + j * 64 * E, dk);   // the state after this token is no longer needed
+          put(mine + j * 64 * E, dk);  // the state after this token is no longer needed
           put(mine + j * 64 * E + 32 * E, dq);
           store_lane(d_row + columns.v + own, dv, dim, p.vector);
           store_lane(d_row + columns.g + own, dg, dim, p.vector);
@@ -280,7 +280,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32, E < 8 ? 2 : 1) chunk_kernel(Ke
       const int64_t group_heads = (shape.heads - group + shape.groups - 1) / shape.groups;
       const int64_t heads_here = group_heads - int64_t{blockIdx.z} * kMaxWarps;
       for (int x = threadIdx.x; x < count * 2 * 32 * E; x += blockDim.x) {
-        const int channel = x % 32 * E + x / 32 % E, unit = x / (32 * E);   // unit: 2 token + (0: dk', 1: dq)
+        const int channel = x % 32 * E + x / 32 % E, unit = x / (32 * E);  // unit: 2 token + (0: dk', 1: dq)
         if (channel >= dim) continue;
         float sum = 0;
         for (int w = 0; w < warps && w < heads_here; ++w) sum += shared[w * S * 64 * E + x];
@@ -340,8 +340,8 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
   Scratch scratch(scratch_memory);
   const Pieces<T> s(scratch, shape);
-  const bool vector = rat_vector<T>(shape) && aligned16(a.proj) && aligned16(a.y) && aligned16(a.d_out) &&
-                      aligned16(a.d_proj);
+  const bool vector =
+      rat_vector<T>(shape) && aligned16(a.proj) && aligned16(a.y) && aligned16(a.d_out) && aligned16(a.d_proj);
   const Kernel<T> p{a, s, vector};
   const auto tokens = static_cast<unsigned>(shape.tokens);
   rat_rows(shape, a.table, s.rows, stream);

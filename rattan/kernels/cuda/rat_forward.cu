@@ -14,14 +14,14 @@ namespace rattan::kernels::cuda {
 
 namespace rat_forward_file {
 
-constexpr int kWarps = 8;   // a block
+constexpr int kWarps = 8;  // a block
 
 template <class T>
 struct Kernel {
   RatForward<T> a;
   RatRows rows;
-  float* local;      // [N, H] local scores
-  float* lse_ends;   // [N, H] log-sum-exp over the ends
+  float* local;     // [N, H] local scores
+  float* lse_ends;  // [N, H] log-sum-exp over the ends
   bool vector;
 };
 
@@ -54,7 +54,7 @@ __device__ void step(float (&state)[E], const float (&g)[E], const float (&x)[E]
 template <class T, int E>
 __global__ void __launch_bounds__(kWarps * 32, E < 8 ? 3 : 2) scan_kernel(Kernel<T> p) {
   __shared__ float shared[kWarps][32 * E];
-  constexpr int kBatch = E >= 4 ? 2 : 4;   // tokens whose loads are in flight together
+  constexpr int kBatch = E >= 4 ? 2 : 4;  // tokens whose loads are in flight together
   const RatShape& shape = p.a.shape;
   int64_t chunk;
   int head;

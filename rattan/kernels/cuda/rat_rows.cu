@@ -47,8 +47,8 @@ void rotate(const RatShape& shape, const RatRows& rows, const float* cos, const 
             T* out, void* stream) {
   const int64_t total = shape.tokens * shape.groups * shape.dim;
   if (total == 0) return;
-  rotate_kernel<<<strided_grid(total, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(
-      shape, rows.position, cos, sin, proj, out);
+  rotate_kernel<<<strided_grid(total, kThreads), kThreads, 0, static_cast<cudaStream_t>(stream)>>>(shape, rows.position,
+                                                                                                   cos, sin, proj, out);
   check_launch("rat (queries)");
 }
 

@@ -1,16 +1,15 @@
 // One block a row in forward; in backward a block takes a contiguous run of rows and keeps its part of
 // d_weight, which column_sum adds up afterwards in a fixed order.
-#include "rattan/kernels/rms_norm.h"
-
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
+#include "rattan/kernels/rms_norm.h"
 
 namespace rattan::kernels::cuda {
 
 namespace rms_norm_file {
 
 constexpr int kThreads = 256;
-constexpr int64_t kMaxParts = 528;           // four blocks for each of 132 multiprocessors
+constexpr int64_t kMaxParts = 528;             // four blocks for each of 132 multiprocessors
 constexpr int64_t kSharedColumns = 12 * 1024;  // the most columns of d_weight that fit 48 KB
 
 int64_t parts(int64_t rows) { return rows < kMaxParts ? rows : kMaxParts; }

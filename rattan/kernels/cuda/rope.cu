@@ -1,8 +1,7 @@
 // One thread rotates V pairs (i, i + dim/2) of one head.
-#include "rattan/kernels/rope.h"
-
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
+#include "rattan/kernels/rope.h"
 
 namespace rattan::kernels::cuda {
 

@@ -43,8 +43,8 @@ AttentionOutput attention_forward(const Attention& a) {
   return out;
 }
 
-AttentionGradients attention_backward(const Attention& a, const AttentionOutput& saved,
-                                      const std::vector<double>& d_o, const std::vector<double>& d_lse) {
+AttentionGradients attention_backward(const Attention& a, const AttentionOutput& saved, const std::vector<double>& d_o,
+                                      const std::vector<double>& d_lse) {
   using namespace attention_ref_file;
   AttentionGradients out;
   out.dq.assign(a.q.size(), 0);

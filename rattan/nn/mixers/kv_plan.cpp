@@ -63,14 +63,15 @@ CachePlan step_or_cache(const Layout& layout, int64_t rows, int64_t entries, boo
     return static_cast<int32_t>(s.to * entries + std::min<int64_t>(position + 1, entries));
   };
   CachePlan plan;
-  plan.slots = tables.keep("slots", [&] { return each_token(layout, rows, [&](auto& s, int32_t p, int32_t) {
-                                            return slot(s, p);
-                                          }); }, true);
-  plan.tokens = tables.keep("tokens", [&] { return each_token(layout, rows, [](auto&, int32_t, int32_t token) {
-                                              return token;
-                                            }); }, true);
-  plan.mask = {Visible::causal, -1, -1, tables.keep("begin", [&] { return each_position(layout, first); }, false),
-               tables.keep("end", [&] { return each_position(layout, past_last); }, false)};
+  plan.slots = tables.keep(
+      "slots", [&] { return each_token(layout, rows, [&](auto& s, int32_t p, int32_t) { return slot(s, p); }); }, true);
+  plan.tokens = tables.keep(
+      "tokens", [&] { return each_token(layout, rows, [](auto&, int32_t, int32_t token) { return token; }); }, true);
+  plan.mask = {Visible::causal, -1, -1,
+               tables.keep(
+                   "begin", [&] { return each_position(layout, first); }, false),
+               tables.keep(
+                   "end", [&] { return each_position(layout, past_last); }, false)};
   return plan;
 }
 
@@ -99,15 +100,18 @@ RingPlan ring_plan(const Layout& layout, int64_t rows, int64_t cap) {
     return row < 0 || s.from < 0 ? s.pos0 : static_cast<int32_t>(std::max<int64_t>(0, s.pos0 - (cap - 1)));
   };
   RingPlan plan;
-  plan.keys = tables.keep("keys", [&] {
-    Values keys;
-    for (const Segment& s : layout.segments()) {
-      for (int32_t p = old_from(s); p < s.pos0; ++p) keys.push_back(static_cast<int32_t>(s.from * cap + p % cap));
-      for (int32_t i = 0; i < s.length(); ++i)
-        keys.push_back(new_rows + static_cast<int32_t>(layout.first_token(s)) + i);
-    }
-    return keys;
-  }, true);
+  plan.keys = tables.keep(
+      "keys",
+      [&] {
+        Values keys;
+        for (const Segment& s : layout.segments()) {
+          for (int32_t p = old_from(s); p < s.pos0; ++p) keys.push_back(static_cast<int32_t>(s.from * cap + p % cap));
+          for (int32_t i = 0; i < s.length(); ++i)
+            keys.push_back(new_rows + static_cast<int32_t>(layout.first_token(s)) + i);
+        }
+        return keys;
+      },
+      true);
   auto interval = [&](bool upper) {
     Values out(layout.size(), 0);
     int32_t start = 0;
@@ -122,18 +126,24 @@ RingPlan ring_plan(const Layout& layout, int64_t rows, int64_t cap) {
     }
     return out;
   };
-  plan.mask = {Visible::causal, -1, -1, tables.keep("begin", [&] { return interval(false); }, false),
-               tables.keep("end", [&] { return interval(true); }, false)};
-  plan.ring = tables.keep("ring", [&] {
-    Values ring(rows * cap);
-    for (int32_t i = 0; i < new_rows; ++i) ring[i] = i;
-    for (const Segment& s : layout.segments()) {
-      if (s.to < 0) continue;
-      for (int32_t i = std::max<int32_t>(0, s.length() - static_cast<int32_t>(cap)); i < s.length(); ++i)
-        ring[s.to * cap + (s.pos0 + i) % cap] = new_rows + static_cast<int32_t>(layout.first_token(s)) + i;
-    }
-    return ring;
-  }, true);
+  plan.mask = {Visible::causal, -1, -1,
+               tables.keep(
+                   "begin", [&] { return interval(false); }, false),
+               tables.keep(
+                   "end", [&] { return interval(true); }, false)};
+  plan.ring = tables.keep(
+      "ring",
+      [&] {
+        Values ring(rows * cap);
+        for (int32_t i = 0; i < new_rows; ++i) ring[i] = i;
+        for (const Segment& s : layout.segments()) {
+          if (s.to < 0) continue;
+          for (int32_t i = std::max<int32_t>(0, s.length() - static_cast<int32_t>(cap)); i < s.length(); ++i)
+            ring[s.to * cap + (s.pos0 + i) % cap] = new_rows + static_cast<int32_t>(layout.first_token(s)) + i;
+        }
+        return ring;
+      },
+      true);
   return plan;
 }
 

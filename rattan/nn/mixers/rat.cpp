@@ -36,9 +36,9 @@ Rat::Rat(const RatOptions& options, const MixerContext& context)
       dim_(context.d_model / options.n_heads),
       in_proj_(d_model_, 3 * d_model_ + 2 * options.n_groups * dim_, context.init_std),
       out_proj_(d_model_, d_model_, context.init_std),
-      gate_bias_(param("gate_bias", {d_model_},
-                       options.chunk == 1 ? Init::constant(-3)
-                                          : Init::log_uniform(1, std::max<double>(1, options.chunk - 1.0)))) {
+      gate_bias_(param(
+          "gate_bias", {d_model_},
+          options.chunk == 1 ? Init::constant(-3) : Init::log_uniform(1, std::max<double>(1, options.chunk - 1.0)))) {
   child("in_proj", in_proj_);
   child("out_proj", out_proj_);
 }
@@ -79,7 +79,9 @@ at::Tensor Rat::forward(const at::Tensor& x, Call& call) {
     std::tie(mixed, after) = compose(proj, chunks, before, call);
   }
   if (call.carry)
-    call.carry->t = {{"ends_k", after.ends_k}, {"ends_v", after.ends_v}, {"running_k", after.running_k},
+    call.carry->t = {{"ends_k", after.ends_k},
+                     {"ends_v", after.ends_v},
+                     {"running_k", after.running_k},
                      {"running_v", after.running_v}};
   return out_proj_(mixed).view_as(x);
 }

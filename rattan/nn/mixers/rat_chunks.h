@@ -5,9 +5,9 @@
 namespace rattan::nn {
 
 struct RatChunks {
-  at::Tensor table;                  // int32 [chunks, 7]: kernels::RatChunk
-  int64_t rows = 1, ends = 1;        // size of the ends buffer: [rows, ends]
-  int64_t positions = 1;             // 1 + largest chunk index
+  at::Tensor table;            // int32 [chunks, 7]: kernels::RatChunk
+  int64_t rows = 1, ends = 1;  // size of the ends buffer: [rows, ends]
+  int64_t positions = 1;       // 1 + largest chunk index
 };
 
 // For a state with `ends_per_row` entries a row: the ends of state row r are [r * ends_per_row, ...) and a

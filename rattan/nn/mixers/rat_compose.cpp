@@ -16,10 +16,10 @@ namespace rat_compose_file {
 // The chunk table read back on the host, and what tensor algebra needs of it as index tensors.
 struct Plan {
   std::vector<ScanRun> runs;
-  at::Tensor slots, positions;                // int64 [chunks], int32 [chunks]
-  at::Tensor to_chunks, to_rows;              // int64: chunks that leave their state, and where
-  MaskSpec mask;                              // ends visible to each token
-  at::Tensor token_positions;                 // int32 [N]
+  at::Tensor slots, positions;    // int64 [chunks], int32 [chunks]
+  at::Tensor to_chunks, to_rows;  // int64: chunks that leave their state, and where
+  MaskSpec mask;                  // ends visible to each token
+  at::Tensor token_positions;     // int32 [N]
 };
 
 Plan plan_of(const RatChunks& chunks, int64_t tokens) {
@@ -62,7 +62,7 @@ std::pair<at::Tensor, Rat::Memory> Rat::compose(const at::Tensor& proj, const Ra
   const Plan plan = plan_of(chunks, n);
   const auto parts = proj.split_with_sizes({d_model_, d_model_, d_model_, group_width, group_width}, 1);
   const at::Tensor z = at::sigmoid(parts[0].to(wide)), g = at::sigmoid(parts[2].to(wide) + gate_bias_(wide));
-  const int64_t tiles = heads / options_.n_groups;   // head h reads group h mod G: the groups tiled, not repeated
+  const int64_t tiles = heads / options_.n_groups;  // head h reads group h mod G: the groups tiled, not repeated
   const at::Tensor q = parts[3].to(wide).repeat({1, tiles}).view({n, heads, dim_});
   const at::Tensor k = parts[4].to(wide).repeat({1, tiles});
 
@@ -83,8 +83,12 @@ std::pair<at::Tensor, Rat::Memory> Rat::compose(const at::Tensor& proj, const Ra
   const at::Tensor ends_v = grown(before.ends_v, shape, end_v).flatten(0, 1).index_copy(0, plan.slots, end_v);
 
   const double scale = 1 / std::sqrt(static_cast<double>(dim_));
-  const AttnOut inter = core_of(call).attend({.q = rotated_q, .kv = {ends_k, ends_v}, .mask = plan.mask, .scale = scale,
-                                              .bias = {}, .extending = call.carry == nullptr},
+  const AttnOut inter = core_of(call).attend({.q = rotated_q,
+                                              .kv = {ends_k, ends_v},
+                                              .mask = plan.mask,
+                                              .scale = scale,
+                                              .bias = {},
+                                              .extending = call.carry == nullptr},
                                              call);
   const at::Tensor local = (q * local_k).sum(-1) * scale;
   const at::Tensor top = at::maximum(inter.lse, local).detach();

@@ -14,7 +14,7 @@ struct MixerType {
 };
 
 const std::vector<MixerType>& mixer_types();
-const MixerType& mixer_type(const std::string& name);   // InputError names the nearest known type
+const MixerType& mixer_type(const std::string& name);  // InputError names the nearest known type
 
 // A [mixers.<name>] table: its type, then the keys of that type.
 class MixerConfig {

@@ -61,8 +61,7 @@ class Rnn : public Mixer {
   std::pair<at::Tensor, at::Tensor> mix(const at::Tensor& x, const at::Tensor& before, const Call& call) const {
     const auto parts = in_proj_(x).view({-1, 3 * d_model_}).split(d_model_, 1);
     auto [h, after] = gated_scan(parts[1], parts[2], gate_bias_, call.layout, before);
-    const at::Tensor gated =
-        x.scalar_type() == at::kDouble ? at::sigmoid(parts[0]) * h : ops::sigmoid_mul(parts[0], h);
+    const at::Tensor gated = x.scalar_type() == at::kDouble ? at::sigmoid(parts[0]) * h : ops::sigmoid_mul(parts[0], h);
     return {out_proj_(gated).view_as(x), after};
   }
 

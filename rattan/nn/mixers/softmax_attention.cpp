@@ -71,8 +71,8 @@ SoftmaxAttention::Heads SoftmaxAttention::project(const at::Tensor& x, const Lay
 at::Tensor SoftmaxAttention::attend(const at::Tensor& x, const at::Tensor& q, const KvView& kv, const MaskSpec& mask,
                                     bool extending, Call& call) const {
   const double scale = 1 / std::sqrt(static_cast<double>(dim_));
-  const AttnOut out = core_of(call).attend(
-      {.q = q, .kv = kv, .mask = mask, .scale = scale, .bias = {}, .extending = extending}, call);
+  const AttnOut out =
+      core_of(call).attend({.q = q, .kv = kv, .mask = mask, .scale = scale, .bias = {}, .extending = extending}, call);
   return out_proj_(out.o.flatten(1)).view_as(x);
 }
 
@@ -113,13 +113,13 @@ at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& cal
   if (settings_.window >= 0 && !single_tokens(call.layout)) {
     const RingPlan plan = ring_plan(call.layout, rows, entries);
     const at::Tensor all_k = at::cat({k, h.k}), all_v = at::cat({v, h.v});
-    const at::Tensor y = attend(x, h.q, {all_k.index_select(0, plan.keys), all_v.index_select(0, plan.keys)},
-                                plan.mask, true, call);
+    at::Tensor y =
+        attend(x, h.q, {all_k.index_select(0, plan.keys), all_v.index_select(0, plan.keys)}, plan.mask, true, call);
     k.copy_(all_k.index_select(0, plan.ring)), v.copy_(all_v.index_select(0, plan.ring));
     return y;
   }
-  const CachePlan plan = settings_.window >= 0 ? ring_step_plan(call.layout, rows, entries)
-                                               : cache_plan(call.layout, rows, entries);
+  const CachePlan plan =
+      settings_.window >= 0 ? ring_step_plan(call.layout, rows, entries) : cache_plan(call.layout, rows, entries);
   k.index_copy_(0, plan.slots, h.k.index_select(0, plan.tokens));
   v.index_copy_(0, plan.slots, h.v.index_select(0, plan.tokens));
   return attend(x, h.q, {k, v}, plan.mask, true, call);
@@ -130,9 +130,9 @@ StateSpec SoftmaxAttention::state_spec() const {
   const std::vector<int64_t> shape = {settings_.n_kv_heads, dim_};
   StateSpec spec;
   for (const char* name : {"k", "v"})
-    spec.fields.push_back({.name = name, .shape = shape, .every = ring ? 0 : 1, .cap = ring ? settings_.window + 1 : 0,
-                           .host_ok = true});
-  spec.resume = ring ? 0 : 1;   // a ring has overwritten what a shorter prefix would need
+    spec.fields.push_back(
+        {.name = name, .shape = shape, .every = ring ? 0 : 1, .cap = ring ? settings_.window + 1 : 0, .host_ok = true});
+  spec.resume = ring ? 0 : 1;  // a ring has overwritten what a shorter prefix would need
   return spec;
 }
 

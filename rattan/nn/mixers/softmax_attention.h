@@ -12,8 +12,8 @@
 namespace rattan::nn {
 
 struct AttentionSettings {
-  int64_t n_heads = 16, n_kv_heads = 0;   // 0: n_heads
-  int64_t window = -1;                    // -1: unlimited
+  int64_t n_heads = 16, n_kv_heads = 0;  // 0: n_heads
+  int64_t window = -1;                   // -1: unlimited
   bool rope = true;
   double rope_base = 10000;
   // The keys shared by the types `attention` and `swa`.
@@ -31,7 +31,7 @@ class SoftmaxAttention : public Mixer {
 
  private:
   struct Heads {
-    at::Tensor q, k, v;   // [N, H or Hkv, p], rotated
+    at::Tensor q, k, v;  // [N, H or Hkv, p], rotated
   };
   Heads project(const at::Tensor& x, const Layout& layout) const;
   at::Tensor attend(const at::Tensor& x, const at::Tensor& q, const KvView& kv, const MaskSpec& mask, bool extending,
