@@ -21,6 +21,13 @@ std::string with_commas(const std::string& digits) {
   return out;
 }
 
+// Decimals that show a step exactly: 2.5 needs one.
+int decimals_of(double step) {
+  int decimals = 0;
+  while (decimals < 9 && std::abs(step - std::round(step)) > 1e-6 * std::abs(step)) step *= 10, ++decimals;
+  return decimals;
+}
+
 // One form for all labels of an axis whose ticks are `step` apart and at most `largest` in magnitude.
 std::string label(double value, double step, double largest) {
   if (std::abs(value) < step * 1e-9) return "0";
@@ -32,7 +39,7 @@ std::string label(double value, double step, double largest) {
   for (Unit unit : {Unit{1e9, "B"}, Unit{1e6, "M"}, Unit{1e3, "k"}, Unit{1, ""}}) {
     // Thousands stay in digits up to 9,999; beyond, a unit saves width.
     if (unit.size > 1 && largest < 10 * unit.size) continue;
-    int decimals = std::clamp(static_cast<int>(std::ceil(-std::log10(step / unit.size) - 1e-9)), 0, 9);
+    int decimals = decimals_of(step / unit.size);
     return with_commas(fmt::format("{:.{}f}", value / unit.size, decimals)) + unit.name;
   }
   return {};

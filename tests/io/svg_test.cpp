@@ -27,6 +27,7 @@ TEST(SvgTicks, LinearStepsAreRoundAndLabelsShareOneForm) {
   EXPECT_THAT(choose_ticks(0, 8000, Scale::linear, 4).label, ElementsAre("0", "2,000", "4,000", "6,000", "8,000"));
   EXPECT_THAT(choose_ticks(0, 60000, Scale::linear, 3).label, ElementsAre("0", "20k", "40k", "60k"));
   EXPECT_THAT(choose_ticks(-1, 1, Scale::linear, 4).label, ElementsAre("-1.0", "-0.5", "0", "0.5", "1.0"));
+  EXPECT_THAT(choose_ticks(1, 12, Scale::linear, 5).label, ElementsAre("2.5", "5.0", "7.5", "10.0"));
   EXPECT_THAT(choose_ticks(0, 8e-4, Scale::linear, 4).label, ElementsAre("0", "0.0002", "0.0004", "0.0006", "0.0008"));
 }
 
