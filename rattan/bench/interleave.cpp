@@ -8,7 +8,7 @@ namespace rattan::bench {
 namespace interleave_file {
 
 constexpr double shortest_timed = 5e-3;  // seconds; below it the change from another candidate shows
-constexpr double longest_warm_up = 2;    // a call that takes longer is not helped by a warm-up, and counts
+constexpr double longest_warm_up = 2;    // a second call that takes longer counts
 
 double time_of(const Candidate& candidate, int64_t repeats) {
   const auto start = std::chrono::steady_clock::now();
@@ -33,12 +33,9 @@ std::vector<Timing> interleave(const std::vector<Candidate>& candidates, const B
   std::vector<std::vector<double>> seconds(candidates.size());
   double round_seconds = 0;
   for (size_t i = 0; i < candidates.size(); ++i) {
-    double once = time_of(candidates[i], 1);
-    if (once > longest_warm_up) {
-      seconds[i].push_back(once);
-    } else {
-      once = time_of(candidates[i], 1);
-    }
+    time_of(candidates[i], 1);  // on a GPU the first call loads libraries and kernels, which can take seconds
+    const double once = time_of(candidates[i], 1);
+    if (once > longest_warm_up) seconds[i].push_back(once);
     repeats.push_back(once >= shortest_timed ? 1 : std::max<int64_t>(1, std::llround(shortest_timed / (once + 1e-9))));
     round_seconds = std::max(round_seconds, once * static_cast<double>(repeats.back()));
   }

@@ -22,8 +22,8 @@ struct Budget {
   int64_t min_rounds = 3, max_rounds = 200;
 };
 
-// An untimed call or two of each, then rounds of one timed call of each until the slowest has had its share. Calls
-// shorter than five milliseconds are timed in batches; of calls longer than two seconds the first counts too.
+// Two untimed calls of each, then rounds of one timed call of each until the slowest has had its share. Calls
+// shorter than five milliseconds are timed in batches; of calls longer than two seconds the second counts too.
 // Exceptions pass through.
 std::vector<Timing> interleave(const std::vector<Candidate>& candidates, const Budget& budget);
 

@@ -50,6 +50,17 @@ __device__ void clear_gaps(const ScanSegment* table, int64_t segment, int64_t se
   for (int64_t t = threadIdx.y; t < table[0].begin; t += blockDim.y) at(rows, t)[channel] = from_float<T>(0);
 }
 
+// Elements of a channel at kSteps tokens from `first`. Tokens beyond `limit` and missing channels repeat the last
+// one there is, so that no load waits for a condition and all are in flight together. Needs limit > 0.
+template <class T>
+__device__ void load_steps(float (&out)[kSteps], const RowsRef<const T>& rows, int64_t first, int64_t limit,
+                           int64_t channel) {
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    out[i] = as_float(at(rows, first + i < limit ? first + i : limit - 1)[channel]);
+  }
+}
+
 template <class T>
 struct Inputs {
   float x[kSteps], g[kSteps];
@@ -57,11 +68,14 @@ struct Inputs {
   // Tokens beyond `limit` and missing channels become the identity (g = 1, x = 0).
   __device__ void load(const RowsRef<const T>& xs, const RowsRef<const T>& gates, float bias, int64_t first,
                        int64_t limit, int64_t channel, bool in) {
+    load_steps(x, xs, first, limit, in ? channel : 0);
+    load_steps(g, gates, first, limit, in ? channel : 0);
 #pragma unroll
     for (int i = 0; i < kSteps; ++i) {
       const bool here = in && first + i < limit;
-      x[i] = here ? as_float(at(xs, first + i)[channel]) : 0.0f;
-      g[i] = here ? sigmoid(as_float(at(gates, first + i)[channel]) + bias) : 1.0f;
+      const float gate = sigmoid(g[i] + bias);
+      x[i] = here ? x[i] : 0.0f;
+      g[i] = here ? gate : 1.0f;
     }
   }
   // The affine map of all steps.
@@ -136,6 +150,8 @@ __global__ void backward_kernel(GatedScanBackward<T> a, float* states, float* in
   for (int64_t i = tiles - 1; i >= 0; --i) {
     const int64_t first = s.begin + i * tile + warp * kSteps;
     Inputs<T> inputs;
+    float dh[kSteps];
+    load_steps(dh, a.d_h, first, s.end, in ? channel : 0);
     inputs.load(a.x, a.gate, bias, first, s.end, channel, in);
     inputs.map(maps.a[warp][threadIdx.x], maps.b[warp][threadIdx.x]);
     __syncthreads();
@@ -144,10 +160,10 @@ __global__ void backward_kernel(GatedScanBackward<T> a, float* states, float* in
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) h[j + 1] = inputs.g[j] * h[j] + (1 - inputs.g[j]) * inputs.x[j];
     __syncthreads();
-    float dh[kSteps], to_a = 1, to_b = 0;
+    float to_a = 1, to_b = 0;
 #pragma unroll
     for (int j = kSteps - 1; j >= 0; --j) {
-      dh[j] = in && first + j < s.end ? as_float(at(a.d_h, first + j)[channel]) : 0.0f;
+      if (!in || first + j >= s.end) dh[j] = 0;
       to_a *= inputs.g[j];
       to_b = inputs.g[j] * (dh[j] + to_b);
     }
