@@ -1,7 +1,6 @@
 #include "rattan/bench/products.h"
 
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/randn.h>
 
 #include "rattan/bench/ceilings.h"
@@ -24,8 +23,8 @@ void Products::run() {
   ops::linear(x_, w_in_);
   ops::linear(mixed_, w_out_);
   if (d_y_.defined()) {
-    at::mm(d_y_, w_out_), at::mm(d_y_.t(), mixed_);
-    at::mm(d_proj_, w_in_), at::mm(d_proj_.t(), x_);
+    ops::product(d_y_, w_out_), ops::product(d_y_.t(), mixed_);
+    ops::product(d_proj_, w_in_), ops::product(d_proj_.t(), x_);
   }
   synchronize(x_.device());
 }

@@ -2,7 +2,6 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/matmul.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
@@ -49,7 +48,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& h, const Tensor& w, con
   for (int64_t from = 0; from < rows; from += step) {
     const int64_t n = std::min(step, rows - from);
     const Tensor block = h.narrow(0, from, n);
-    Tensor logits = at::mm(block, w_t);
+    Tensor logits = product(block, w_t);
     with_type("linear_cross_entropy", h.scalar_type(), [&]<class T>() {
       kernels::CrossEntropy<T> a;
       a.rows = n, a.vocabulary = vocabulary, a.logits = rows_ref<T>(logits);
@@ -59,9 +58,8 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& h, const Tensor& w, con
       RATTAN_LAUNCH("linear_cross_entropy", h, cross_entropy, a);
     });
     if (!gradient) continue;
-    Tensor d_block = d_h.narrow(0, from, n);
-    at::mm_out(d_block, logits, w);
-    d_w.add_(at::mm(logits.t(), block));
+    product_into(d_h.narrow(0, from, n), logits, w);
+    d_w.add_(product(logits.t(), block));
   }
   return {loss.sum(), d_h, d_w};
 }

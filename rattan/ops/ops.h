@@ -45,8 +45,12 @@ std::tuple<at::Tensor, at::Tensor> gated_scan(const at::Tensor& x, const at::Ten
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& weight,
                                                 double eps, at::ScalarType dtype);
 
-// x weight^T, [..., in] and [out, in] -> [..., out], like at::linear; no operator, it has no schema.
+// x weight^T, [..., in] and [out, in] -> [..., out], like at::linear; no operator, it has no schema. Which kernel
+// multiplies: product_choice.h. Differentiable.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
+// a b of matrices, like at::mm, by the same choice.
+at::Tensor product(const at::Tensor& a, const at::Tensor& b);
+void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b);  // c = a b, written in place
 // While one lives on a thread, its `linear` of few fp32 rows on a processor, where nothing is differentiated, takes a
 // kernel of its own. Decoding asks for it; training must not, since recomputed activations have to be equal bit
 // for bit with and without a gradient graph.

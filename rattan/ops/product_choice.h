@@ -1,0 +1,24 @@
+// Which matrix products on a processor go to the project's own kernel and which to torch's library. Fixed figures:
+// nothing is timed at run time, so a machine always computes the same.
+#pragma once
+#include <cstdint>
+
+#include "rattan/kernels/cpu/isa.h"
+
+namespace rattan::ops {
+
+// Multiply-adds from which the own fp32 product is used; below, starting threads costs what it wins.
+inline constexpr int64_t own_product_least = int64_t{1} << 21;
+
+// fp32 with AVX-512 on AMD's processors: there the library that torch comes with leaves half of the speed
+// (docs/results/cpu-layer.md). On others it is good and stays; so it does for bf16, where oneDNN multiplies.
+inline bool own_product_is_faster(kernels::Isa isa) {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  return isa >= kernels::Isa::avx512 && __builtin_cpu_is("amd");
+#else
+  return isa > kernels::Isa::avx512bf16;
+#endif
+}
+
+}  // namespace rattan::ops
