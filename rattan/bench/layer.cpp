@@ -16,6 +16,7 @@
 #include "rattan/bench/torch_attention.h"
 #include "rattan/nn/block.h"
 #include "rattan/nn/mixers/registry.h"
+#include "rattan/ops/ops.h"
 
 namespace rattan::bench {
 namespace layer_file {
@@ -71,6 +72,7 @@ class Case : public Subject {
       block_.each_param([](const std::string&, nn::Param& p) { p.master().mutable_grad() = at::Tensor(); });
     } else {
       at::NoGradGuard no_grad;
+      ops::FewRowsScope few_rows;  // as the generation engine runs its models
       nn::Stream stream{x_, {}};
       block_.extend(stream, states_[next_state_++ % states_.size()], call);
       stream.resolve();

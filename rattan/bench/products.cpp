@@ -3,6 +3,8 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/randn.h>
 
+#include <optional>
+
 #include "rattan/bench/ceilings.h"
 #include "rattan/ops/ops.h"
 
@@ -20,8 +22,12 @@ Products::Products(int64_t rows, int64_t d_model, int64_t width, bool backward, 
 
 void Products::run() {
   at::NoGradGuard no_grad;
-  ops::linear(x_, w_in_);
-  ops::linear(mixed_, w_out_);
+  {
+    std::optional<ops::FewRowsScope> few_rows;
+    if (!d_y_.defined()) few_rows.emplace();
+    ops::linear(x_, w_in_);
+    ops::linear(mixed_, w_out_);
+  }
   if (d_y_.defined()) {
     ops::product(d_y_, w_out_), ops::product(d_y_.t(), mixed_);
     ops::product(d_proj_, w_in_), ops::product(d_proj_.t(), x_);

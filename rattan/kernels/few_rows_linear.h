@@ -1,6 +1,6 @@
 // The product of a few rows with a weight, as in decoding: y = x w^T.
 //
-//   x [rows, in], w [out, in], y [rows, out], all fp32.
+//   x [rows, in], w [out, in], y [rows, out]; fp32 or bf16, sums in fp32.
 // General matrix products rearrange the weight first, which costs more than the product when there are few rows.
 // Here the weight is read once, as it stands. Each element is summed in an order that depends on `in` alone, so a
 // row's result is the same, bit for bit, whatever rows stand beside it.
@@ -9,15 +9,17 @@
 
 namespace rattan::kernels {
 
+template <class T>
 struct FewRowsLinear {
   int64_t rows = 0, in = 0, out = 0;
-  RowsRef<const float> x, w;
-  RowsRef<float> y;
+  RowsRef<const T> x, w;
+  RowsRef<T> y;
 };
 
 // With more rows than this a general product is faster.
 inline constexpr int64_t few_rows = 16;
 
-void few_rows_linear(const FewRowsLinear& a);
+void few_rows_linear(const FewRowsLinear<float>& a);
+void few_rows_linear(const FewRowsLinear<bf16>& a);
 
 }  // namespace rattan::kernels

@@ -28,7 +28,9 @@ bool is_differentiable(const Tensor& a, const Tensor& b) {
 }
 
 bool is_for_few_rows(const Tensor& x, const Tensor& weight) {
-  return few_rows_wanted && !is_differentiable(x, weight) && is_fp32_on_cpu(x) && is_fp32_on_cpu(weight) &&
+  const bool types =
+      x.scalar_type() == weight.scalar_type() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
+  return few_rows_wanted && types && !is_differentiable(x, weight) && x.is_cpu() && weight.is_cpu() &&
          weight.dim() == 2 && weight.stride(1) == 1 && x.dim() >= 1 && x.size(-1) == weight.size(1) && x.numel() > 0 &&
          x.numel() <= kernels::few_rows * x.size(-1);
 }
@@ -36,10 +38,12 @@ bool is_for_few_rows(const Tensor& x, const Tensor& weight) {
 Tensor few_rows_linear(const Tensor& x, const Tensor& weight) {
   const Tensor rows = x.reshape({-1, x.size(-1)}).contiguous();
   Tensor y = at::empty({rows.size(0), weight.size(0)}, x.options());
-  kernels::FewRowsLinear a;
-  a.rows = rows.size(0), a.in = rows.size(1), a.out = weight.size(0);
-  a.x = rows_ref<const float>(rows), a.w = rows_ref<const float>(weight), a.y = rows_ref<float>(y);
-  kernels::few_rows_linear(a);
+  with_type("linear", x.scalar_type(), [&]<class T>() {
+    kernels::FewRowsLinear<T> a;
+    a.rows = rows.size(0), a.in = rows.size(1), a.out = weight.size(0);
+    a.x = rows_ref<const T>(rows), a.w = rows_ref<const T>(weight), a.y = rows_ref<T>(y);
+    kernels::few_rows_linear(a);
+  });
   return y;
 }
 

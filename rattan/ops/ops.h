@@ -51,7 +51,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
 // a b of matrices, like at::mm, by the same choice.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b);
 void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b);  // c = a b, written in place
-// While one lives on a thread, its `linear` of few fp32 rows on a processor, where nothing is differentiated, takes a
+// While one lives on a thread, its `linear` of few rows on a processor, where nothing is differentiated, takes a
 // kernel of its own. Decoding asks for it; training must not, since recomputed activations have to be equal bit
 // for bit with and without a gradient graph.
 class FewRowsScope {

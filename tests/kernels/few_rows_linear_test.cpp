@@ -4,13 +4,35 @@
 
 namespace rattan::kernels::few_rows_linear_test_file {
 
-Rows<float> product(const Rows<float>& x, const Rows<float>& w, int64_t rows, int64_t in, int64_t out) {
-  Rows<float> y(rows, out, 3);
-  FewRowsLinear a;
+template <class T>
+Rows<T> product(const Rows<T>& x, const Rows<T>& w, int64_t rows, int64_t in, int64_t out) {
+  Rows<T> y(rows, out, 3);
+  FewRowsLinear<T> a;
   a.rows = rows, a.in = in, a.out = out;
   a.x = x.view(), a.w = w.view(), a.y = y.ref();
   few_rows_linear(a);
   return y;
+}
+
+// The worst case of fp32 sums grows with their length; a hundred roundings are far above what is met. The result is
+// rounded once more to its type.
+template <class T>
+void expect_float64_product(uint64_t seed, int64_t rows, int64_t in, int64_t out) {
+  Rng rng(seed);
+  const auto x = Rows<T>::normal(rng, rows, in, 5), w = Rows<T>::normal(rng, out, in, 2);
+  const Rows<T> y = product(x, w, rows, in, out);
+  EXPECT_TRUE(y.padding_untouched());
+  for (int64_t r = 0; r < rows; ++r) {
+    for (int64_t o = 0; o < out; ++o) {
+      double expected = 0, size = 0;
+      for (int64_t k = 0; k < in; ++k) {
+        const double term = to_double(x.at(r, k)) * to_double(w.at(o, k));
+        expected += term, size += std::abs(term);
+      }
+      const double error = 100 * 6e-8 * size + rounding<T>() * std::abs(expected);
+      ASSERT_NEAR(to_double(y.at(r, o)), expected, error + 1e-30) << r << ", " << o;
+    }
+  }
 }
 
 class FewRowsLinearTest : public testing::Test {
@@ -26,20 +48,9 @@ TEST_F(FewRowsLinearTest, MatchesFloat64) {
     for (auto [rows, in, out] :
          {std::tuple{1, 256, 768}, {8, 256, 100}, {7, 37, 5}, {16, 1, 33}, {3, 129, 1}, {2, 16, 17}}) {
       SCOPED_TRACE(testing::Message() << name(isa) << " seed " << seed << ": " << rows << " x " << in << " x " << out);
-      Rng rng(seed++);
-      const auto x = Rows<float>::normal(rng, rows, in, 5), w = Rows<float>::normal(rng, out, in, 2);
-      const Rows<float> y = product(x, w, rows, in, out);
-      for (int64_t r = 0; r < rows; ++r) {
-        for (int64_t o = 0; o < out; ++o) {
-          double expected = 0, size = 0;
-          for (int64_t k = 0; k < in; ++k) {
-            expected += double{x.at(r, k)} * w.at(o, k);
-            size += std::abs(double{x.at(r, k)} * w.at(o, k));
-          }
-          // The worst case of fp32 sums grows with their length; a hundred roundings are far above what is met.
-          ASSERT_NEAR(y.at(r, o), expected, 100 * 6e-8 * size + 1e-30) << r << ", " << o;
-        }
-      }
+      expect_float64_product<float>(seed, rows, in, out);
+      expect_float64_product<bf16>(seed, rows, in, out);
+      ++seed;
     }
   }
 }
