@@ -93,8 +93,9 @@ void rows_of(const FewRowsLinear<T>& a, int64_t row, int64_t begin, int64_t end)
 
 template <class T>
 void run(const FewRowsLinear<T>& a) {
-  // A task's part of the weight stays in the first-level cache while all rows pass by.
-  constexpr int64_t task_bytes = 16 << 10;
+  // Few tasks, since handing one out costs a cache line's way between the cores; a task's part of the weight stays in
+  // the second-level cache while all rows pass by.
+  constexpr int64_t task_bytes = 128 << 10;
   const int64_t row_bytes = static_cast<int64_t>(sizeof(T)) * (a.in > 0 ? a.in : 1);
   const int64_t step = round_up(task_bytes / row_bytes + 1, sums);
   parallel_for(ceil_div(a.out, step), [&](int64_t task) {
