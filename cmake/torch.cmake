@@ -41,7 +41,7 @@ if(torch_gomp)
   target_link_libraries(rattan_torch INTERFACE $<BUILD_INTERFACE:${torch_gomp}>)
 endif()
 if(RATTAN_CUDA)
-  # Registration happens in static initialisers, which --as-needed would drop.
+  # Registration happens in static initializers, which --as-needed would drop.
   target_link_options(rattan_torch INTERFACE -Wl,--no-as-needed -Wl,--allow-shlib-undefined)
   target_compile_definitions(rattan_torch INTERFACE RATTAN_WITH_CUDA C10_CUDA_NO_CMAKE_CONFIGURE_FILE)
   target_include_directories(rattan_torch SYSTEM INTERFACE ${CUDAToolkit_INCLUDE_DIRS})

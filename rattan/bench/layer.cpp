@@ -41,7 +41,7 @@ class Case : public Subject {
     if (name == "attention:torch") core_ = &torch_core_;
     block_.add("mixer", {nn::Place::pre, std::make_unique<nn::RmsNorm>(config.d_model, 1e-6),
                          mixer.make({.d_model = config.d_model}), std::make_unique<nn::AddResidual>()});
-    block_.initialise(1, at::kFloat, config.device);
+    block_.initialize(1, at::kFloat, config.device);
     block_.each_param([](const std::string&, nn::Param& p) { p.master().set_requires_grad(true); });
     parameters_ = block_.parameters();
     tokens_ = mode == "decode" ? 1 : seq;

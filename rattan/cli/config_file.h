@@ -6,7 +6,7 @@
 
 #include "rattan/base/fields.h"
 #include "rattan/models/language_model.h"
-#include "rattan/tasks/language_modelling/data_config.h"
+#include "rattan/tasks/language_modeling/data_config.h"
 #include "rattan/train/fit.h"
 #include "rattan/train/run_config.h"
 

@@ -57,7 +57,7 @@ void run(const Flags& flags) {
     warn(fmt::format("the model has {} token ids, the tokenizer '{}' uses {} of them", size, flags.tokenizer,
                      tokenizer->vocab_size()));
   models::LanguageModel model(config.model);
-  model.initialise(flags.seed);
+  model.initialize(flags.seed);
   write_whole(flags.out, model, *tokenizer);
   const int64_t parameters = model.parameters();
   if (flags.json)

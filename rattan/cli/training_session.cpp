@@ -48,8 +48,8 @@ TrainingSession::TrainingSession(const ConfigFile& config)
   at::set_num_threads(static_cast<int>(config.run.threads));
 }
 
-std::unique_ptr<tasks::LanguageModelling> TrainingSession::task() const {
-  auto made = std::make_unique<tasks::LanguageModelling>(config_.data, static_cast<uint64_t>(config_.train.seed));
+std::unique_ptr<tasks::LanguageModeling> TrainingSession::task() const {
+  auto made = std::make_unique<tasks::LanguageModeling>(config_.data, static_cast<uint64_t>(config_.train.seed));
   const int64_t size = made->tokenizer().vocab_size();
   require(size <= config_.model.vocab_size,
           "model.vocab_size is {}, but the data's vocabulary has {} tokens; set model.vocab_size={}",
@@ -59,7 +59,7 @@ std::unique_ptr<tasks::LanguageModelling> TrainingSession::task() const {
 
 std::unique_ptr<models::LanguageModel> TrainingSession::model() const {
   auto made = std::make_unique<models::LanguageModel>(config_.model);
-  made->initialise(static_cast<uint64_t>(config_.train.seed), at::kFloat, device_);
+  made->initialize(static_cast<uint64_t>(config_.train.seed), at::kFloat, device_);
   return made;
 }
 

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "rattan/cli/config_file.h"
-#include "rattan/tasks/language_modelling/task.h"
+#include "rattan/tasks/language_modeling/task.h"
 #include "rattan/train/run.h"
 #include "rattan/train/verify_resume.h"
 
@@ -22,7 +22,7 @@ class TrainingSession {
   explicit TrainingSession(const ConfigFile& config);  // sets the threads; InputError for an unknown device
 
   // InputError if the data is damaged or its vocabulary is larger than the model's.
-  std::unique_ptr<tasks::LanguageModelling> task() const;
+  std::unique_ptr<tasks::LanguageModeling> task() const;
   std::unique_ptr<models::LanguageModel> model() const;
   train::Start start() const;
   const ConfigFile& config() const { return config_; }

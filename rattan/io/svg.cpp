@@ -13,7 +13,7 @@ namespace rattan {
 namespace svg_file {
 
 constexpr double kText = 13, kLine = 18, kCharacter = 0.56 * kText;
-constexpr const char* kColours[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"};
+constexpr const char* kColors[] = {"#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"};
 constexpr const char* kDashes[] = {"", "7 3", "2 3", "9 3 2 3"};
 
 double text_width(const std::string& text) {
@@ -52,7 +52,7 @@ struct Axis {
 };
 
 struct Style {
-  std::string colour;
+  std::string color;
   std::string dash;
   std::size_t shape;
   bool faint;
@@ -61,20 +61,20 @@ struct Style {
 std::string marker(double x, double y, const Style& style) {
   switch (style.shape % 4) {
     case 0:
-      return fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3.5' fill='{}'/>", x, y, style.colour);
+      return fmt::format("<circle cx='{:.1f}' cy='{:.1f}' r='3.5' fill='{}'/>", x, y, style.color);
     case 1:
       return fmt::format("<rect x='{:.1f}' y='{:.1f}' width='6.6' height='6.6' fill='{}'/>", x - 3.3, y - 3.3,
-                         style.colour);
+                         style.color);
     case 2:
-      return fmt::format("<path d='M{:.1f} {:.1f}l4.2 7.4h-8.4z' fill='{}'/>", x, y - 4.6, style.colour);
+      return fmt::format("<path d='M{:.1f} {:.1f}l4.2 7.4h-8.4z' fill='{}'/>", x, y - 4.6, style.color);
     default:
-      return fmt::format("<path d='M{:.1f} {:.1f}l4.4 4.4l-4.4 4.4l-4.4 -4.4z' fill='{}'/>", x, y - 4.4, style.colour);
+      return fmt::format("<path d='M{:.1f} {:.1f}l4.4 4.4l-4.4 4.4l-4.4 -4.4z' fill='{}'/>", x, y - 4.4, style.color);
   }
 }
 
 std::string stroke(const Style& style) {
   std::string dash = style.dash.empty() ? "" : fmt::format(" stroke-dasharray='{}'", style.dash);
-  return fmt::format("stroke='{}' stroke-width='{}'{}{}", style.colour, style.faint ? "1" : "2", dash,
+  return fmt::format("stroke='{}' stroke-width='{}'{}{}", style.color, style.faint ? "1" : "2", dash,
                      style.faint ? " stroke-opacity='0.4'" : "");
 }
 
@@ -148,7 +148,7 @@ std::string draw(const Series& series, const Style& style, const Axis& x, const 
     if (!x.shows(series.x[i]) || !y.shows(series.y[i])) continue;
     double px = x(series.x[i]);
     if (!series.low.empty() && y.shows(series.low[i]) && y.shows(series.high[i])) {
-      out += fmt::format("<path fill='none' stroke='{}' d='M{:.1f} {:.1f}V{:.1f}'/>\n", style.colour, px,
+      out += fmt::format("<path fill='none' stroke='{}' d='M{:.1f} {:.1f}V{:.1f}'/>\n", style.color, px,
                          y(series.low[i]), y(series.high[i]));
     }
     if (series.markers || !series.line) out += marker(px, y(series.y[i]), style) + "\n";
@@ -230,7 +230,7 @@ std::string to_svg(const Plot& plot, bool standalone) {
       if (!s.low.empty()) y.include(s.low[i]), y.include(s.high[i]);
     }
     std::size_t i = styles.size();
-    styles.push_back({kColours[i % std::size(kColours)], s.faint ? "" : kDashes[i % std::size(kDashes)], i, s.faint});
+    styles.push_back({kColors[i % std::size(kColors)], s.faint ? "" : kDashes[i % std::size(kDashes)], i, s.faint});
   }
   bool empty = x.low > x.high;
   if (plot.y_from_zero) y.include(0);

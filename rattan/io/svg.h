@@ -1,6 +1,6 @@
-// Line plots as SVG: no library, no script, no font file. Axes and text take the colour of the page
-// (`currentColor`), so one plot suits light and dark pages; series differ in colour, dash and marker shape, so
-// they also differ on grey paper and for colour-blind readers (palette: Okabe & Ito, 2008).
+// Line plots as SVG: no library, no script, no font file. Axes and text take the color of the page
+// (`currentColor`), so one plot suits light and dark pages; series differ in color, dash and marker shape, so
+// they also differ on grey paper and for color-blind readers (palette: Okabe & Ito, 2008).
 #pragma once
 #include <string>
 #include <vector>
@@ -34,7 +34,7 @@ struct Ticks {
 };
 Ticks choose_ticks(double low, double high, Scale scale, int at_most);
 
-// An <svg> element; `standalone` adds the namespace and colours that a file of its own needs.
+// An <svg> element; `standalone` adds the namespace and colors that a file of its own needs.
 // Lines of more points than the plot can show are thinned to each column's first, lowest, highest and last
 // point. InputError if the lengths of a series disagree.
 std::string to_svg(const Plot& plot, bool standalone = true);

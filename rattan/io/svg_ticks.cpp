@@ -85,13 +85,13 @@ Ticks logarithmic(double low, double high, double base, int at_most) {
     ticks.label.push_back((k - first) % stride == 0 ? power_label(value) : "");
   }
   if (base == 10 && count <= 4) {
-    bool labelled = count * 3 <= at_most;
+    bool labeled = count * 3 <= at_most;
     for (int k = first - 1; k <= last; ++k) {
       for (int digit : {2, 5}) {
         double value = digit * std::pow(base, k);
         if (value < low * (1 - 1e-9) || value > high * (1 + 1e-9)) continue;
         ticks.at.push_back(value);
-        ticks.label.push_back(labelled ? power_label(value) : "");
+        ticks.label.push_back(labeled ? power_label(value) : "");
       }
     }
   }

@@ -110,7 +110,7 @@ int64_t Module::parameters() {
   return total;
 }
 
-void Module::initialise(uint64_t seed, at::ScalarType dtype, at::Device device) {
+void Module::initialize(uint64_t seed, at::ScalarType dtype, at::Device device) {
   each_param([&](const std::string& name, Param& p) {
     p.allocate(dtype, device);
     p.fill(Rng(seed, module_file::hash(name)));

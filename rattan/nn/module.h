@@ -19,7 +19,7 @@ struct Init {
   static Init normal(double std);
   static Init constant(double value);
   // log u, u ~ U(low, high): the forget gate of a gated recurrence then keeps memory of 1 + u steps
-  // (chrono initialisation, Tallec & Ollivier, arXiv 1804.11188).
+  // (chrono initialization, Tallec & Ollivier, arXiv 1804.11188).
   static Init log_uniform(double low, double high);
 };
 
@@ -34,7 +34,7 @@ class Param {
 
   const std::vector<int64_t>& shape() const { return shape_; }
   int64_t numel() const;
-  // The fp32 (or float64) leaf that the optimiser updates; undefined until allocated.
+  // The fp32 (or float64) leaf that the optimizer updates; undefined until allocated.
   at::Tensor& master() { return master_; }
   const at::Tensor& master() const { return master_; }
   void allocate(at::ScalarType dtype, at::Device device);
@@ -59,7 +59,7 @@ struct Buffer {
   bool persistent = true;
 };
 
-// What on_step sees: after reduction and optimiser, once per step.
+// What on_step sees: after reduction and optimizer, once per step.
 struct Step {
   int64_t index = 0;
 };
@@ -80,7 +80,7 @@ class Module {
   int64_t parameters();
 
   // Allocates every parameter and fills it from `seed`; moves the buffers to the device.
-  void initialise(uint64_t seed, at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
+  void initialize(uint64_t seed, at::ScalarType dtype = at::kFloat, at::Device device = at::kCPU);
 
  protected:
   Param& param(std::string name, std::vector<int64_t> shape, Init init);

@@ -26,7 +26,7 @@ struct FitConfig : ScheduleConfig {
   void fields(Fields& f);
 };
 
-// What one optimiser step looked like.
+// What one optimizer step looked like.
 struct StepReport {
   int64_t step = 0;      // 1-based
   double loss = 0;       // nats per counted unit
@@ -58,7 +58,7 @@ struct FitResult {
   Report final_report;   // of the last evaluation
 };
 
-// The loss or the gradient of a step is not finite. Parameters and optimiser are those before that step.
+// The loss or the gradient of a step is not finite. Parameters and optimizer are those before that step.
 struct NotFinite : Error {
   NotFinite(int64_t at_step, const std::string& text) : Error(text), step(at_step) {}
   int64_t step;

@@ -3,7 +3,7 @@
 namespace rattan::train {
 
 void FitConfig::fields(Fields& f) {
-  f("steps", steps, "optimiser steps in all", at_least(1));
+  f("steps", steps, "optimizer steps in all", at_least(1));
   f("accumulation", accumulation, "batches whose gradients are added up for one step", at_least(1));
   ScheduleConfig::fields(f);
   f("beta1", beta1, "AdamW: decay of the mean of the gradient", between(0.0, 0.999999));

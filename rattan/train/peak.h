@@ -1,4 +1,4 @@
-// The speed that utilisation is measured against.
+// The speed that utilization is measured against.
 #pragma once
 #include <ATen/core/Tensor.h>
 

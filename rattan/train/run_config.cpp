@@ -16,7 +16,7 @@ void RunConfig::fields(Fields& f) {
   f("sample_prompt", sample_prompt, "text that samples continue");
   f("sample_temperature", sample_temperature, "temperature of the samples", at_least(0.0));
   f("peak_tflops", peak_tflops,
-    "speed that model-FLOP utilisation is a share of, in 10^12/s; 0: that of a large matrix product, measured at the "
+    "speed that model-FLOP utilization is a share of, in 10^12/s; 0: that of a large matrix product, measured at the "
     "start",
     at_least(0.0));
 }

@@ -69,7 +69,7 @@ std::vector<Plot> plots(const Lines& lines) {
   Plot speed = curve(lines, "tokens_per_second", "Speed", "tokens/s", true);
   speed.y_from_zero = true;
   out.push_back(speed);
-  Plot use = curve(lines, "mfu", "Model-FLOP utilisation", "share of the peak", true);
+  Plot use = curve(lines, "mfu", "Model-FLOP utilization", "share of the peak", true);
   use.y_from_zero = true;
   out.push_back(use);
   return out;
@@ -104,7 +104,7 @@ std::vector<std::pair<std::string, std::string>> figures(const Lines& lines, con
   add("time in steps", "seconds", human_duration);
   if (last_with(lines, "tokens_per_second")) {
     out.emplace_back("tokens/s (median)", human_count(median(series(lines, "tokens_per_second", "").y)));
-    out.emplace_back("utilisation (median)", fmt::format("{:.0f} %", 100 * median(series(lines, "mfu", "").y)));
+    out.emplace_back("utilization (median)", fmt::format("{:.0f} %", 100 * median(series(lines, "mfu", "").y)));
   }
   return out;
 }

@@ -1,5 +1,5 @@
 // What the trainer trains. A task owns its data, its loss and its metrics; the trainer owns parameters,
-// optimiser, schedule and checkpoints, and knows nothing of language.
+// optimizer, schedule and checkpoints, and knows nothing of language.
 #pragma once
 #include <cstdint>
 #include <map>

@@ -17,7 +17,7 @@ struct Start {
 };
 
 struct ResumeProof {
-  int64_t tensors = 0;                   // compared: parameters, buffers, optimiser, carried state
+  int64_t tensors = 0;                   // compared: parameters, buffers, optimizer, carried state
   std::vector<std::string> differences;  // empty: bit for bit equal
 };
 

@@ -46,7 +46,7 @@ TEST(Rng, ContinuesFromASavedPosition) {
 }
 
 // Bounds below are six standard deviations of the mean of `count` draws.
-TEST(Rng, UniformIsInItsRangeAndCentred) {
+TEST(Rng, UniformIsInItsRangeAndCenterd) {
   Rng rng(1);
   constexpr int count = 100000;
   double sum = 0, lowest = 1, highest = 0;

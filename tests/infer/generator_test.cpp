@@ -134,7 +134,7 @@ TEST_F(GeneratorTest, AnEmptyPromptStartsBehindTheEndOfADocument) {
 TEST_F(GeneratorTest, TokensBeyondTheVocabularyOfTheTokenizerNeverCome) {
   auto config = tiny_config("model.vocab_size=400");
   model = std::make_unique<models::LanguageModel>(config);
-  model->initialise(1);
+  model->initialize(1);
   Request r = request("x", 0, 200);
   r.sampling.temperature = 50;
   const Generation made = run({r}).front();

@@ -38,7 +38,7 @@ window = 8
 
 inline std::unique_ptr<models::LanguageModel> tiny_model(uint64_t seed = 1) {
   auto model = std::make_unique<models::LanguageModel>(tiny_config());
-  model->initialise(seed);
+  model->initialize(seed);
   return model;
 }
 

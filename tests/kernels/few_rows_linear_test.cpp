@@ -55,7 +55,7 @@ TEST_F(FewRowsLinearTest, MatchesFloat64) {
   }
 }
 
-TEST_F(FewRowsLinearTest, ARowDoesNotDependOnItsNeighbours) {
+TEST_F(FewRowsLinearTest, ARowDoesNotDependOnItsNeighbors) {
   for (Isa isa : supported_isas()) {
     SCOPED_TRACE(name(isa));
     use_isa(isa);

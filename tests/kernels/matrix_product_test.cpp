@@ -76,7 +76,7 @@ TEST(MatrixProduct, WideAndDeep) {
   }
 }
 
-TEST(MatrixProduct, ARowDoesNotDependOnItsNeighbours) {
+TEST(MatrixProduct, ARowDoesNotDependOnItsNeighbors) {
   for_each_isa([] {
     Rng rng(1);
     const int64_t n = 70, k = 300;

@@ -97,7 +97,7 @@ constexpr double output_bound = std::is_same_v<T, bf16> ? rounding<bf16>() : 8 *
 constexpr double float_bound = 8 * 0x1p-24;
 constexpr double sum_bound = 30 * 0x1p-24;  // fp32 sums over up to 300 rows
 
-TYPED_TEST(RmsNorm, ForwardAddsAndNormalises) {
+TYPED_TEST(RmsNorm, ForwardAddsAndNormalizes) {
   for_each_isa([] {
     uint64_t seed = 400;
     for (auto [rows, dim] : shapes()) {

@@ -102,7 +102,7 @@ TEST_F(LoadTest, AbsurdSizesAreRefusedBeforeMemoryIsAsked) {
 
 TEST_F(LoadTest, AnotherVocabularyIsRefused) {
   model = std::make_unique<LanguageModel>(infer::tiny_config("model.vocab_size=100"));
-  model->initialise(1);
+  model->initialize(1);
   save(folder / "m");
   EXPECT_THAT(refusal(folder / "m"), HasSubstr("vocabulary"));
 }

@@ -90,7 +90,7 @@ std::unique_ptr<nn::Mixer> make_mixer(const MixerCase& c, at::ScalarType dtype, 
     tree.read(config);
     mixer = config.make(context);
   }
-  mixer->initialise(seed, dtype == at::kDouble ? at::kDouble : at::kFloat, c.device);
+  mixer->initialize(seed, dtype == at::kDouble ? at::kDouble : at::kFloat, c.device);
   return mixer;
 }
 

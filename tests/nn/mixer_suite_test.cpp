@@ -195,7 +195,7 @@ TEST_P(MixerSuite, PaddingIsInertAndGetsZeros) {
   EXPECT_EQ(dx.masked_select(inside.logical_not()).abs().sum().item<double>(), 0);
 }
 
-TEST_P(MixerSuite, BatchNeighboursDoNotMatter) {
+TEST_P(MixerSuite, BatchNeighborsDoNotMatter) {
   if (mixer->traits().batch_coupled) GTEST_SKIP() << "rows of this mixer are coupled";
   const at::Tensor both = run_forward(*mixer, x);
   at::Tensor other = x.clone();

@@ -65,7 +65,7 @@ TEST_F(CallTest, AKnobChangesOneCall) {
 TEST_F(CallTest, AKnobIsThereInRecomputation) {
   Blocks plain, recomputed;
   for (Blocks* b : {&plain, &recomputed}) b->add(std::make_unique<Gain>()), b->add(std::make_unique<TopK>());
-  for (Blocks* b : {&plain, &recomputed}) b->stack.initialise(4);
+  for (Blocks* b : {&plain, &recomputed}) b->stack.initialize(4);
   recomputed.stack.checkpoint = true;
   const nn::Knobs knobs{{{"gain", 0.5}}};
   call.knobs = &knobs;
@@ -79,7 +79,7 @@ TEST_F(CallTest, ChoicesAreMadeOnceAndReplayed) {
     auto fn = std::make_unique<TopK>();
     mixer = fn.get();
     b->add(std::move(fn));
-    b->stack.initialise(4);
+    b->stack.initialize(4);
   }
   nn::Choices first, second;
   call.choices = &first;
@@ -95,7 +95,7 @@ TEST_F(CallTest, FrozenChoicesHoldForOtherInputs) {
   auto fn = std::make_unique<TopK>();
   TopK* mixer = fn.get();
   blocks.add(std::move(fn));
-  blocks.stack.initialise(4);
+  blocks.stack.initialize(4);
   nn::Choices choices;
   call.choices = &choices;
   for (bool recompute : {false, true}) {
@@ -121,7 +121,7 @@ TEST_F(CallTest, DropoutIsReplayedBitForBit) {
   Blocks plain, recomputed;
   for (Blocks* b : {&plain, &recomputed}) {
     for (int i = 0; i < 2; ++i) b->add(std::make_unique<TopK>(), 0.5);
-    b->stack.initialise(4);
+    b->stack.initialize(4);
   }
   recomputed.stack.checkpoint = true;
   Rng a(7), b(7);

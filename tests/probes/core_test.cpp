@@ -44,7 +44,7 @@ TEST(AttentionCore, MayKeepAStateASlot) {
     ConfigTree::from_text("type = 'attention'\nn_heads = 2", "probe").read(config);
     blocks.add(config.make({.d_model = 8, .init_std = 0.5}));
   }
-  blocks.stack.initialise(1);
+  blocks.stack.initialize(1);
   ColumnSums core;
   nn::StateSpec spec;
   for (int slot = 0; slot < 2; ++slot) spec.child[std::to_string(slot)] = core.state_spec(slot);

@@ -74,7 +74,7 @@ void expect_agreement(models::Head& head, const at::Tensor& h, int64_t classes, 
 
 TEST(Head, TwoHeadsOfAModelAgreeWithTheirLogits) {
   TwoHeads model;
-  model.initialise(1);
+  model.initialize(1);
   const nn::Layout layout = nn::Layout::uniform(2, 3);
   nn::Call call{layout};
   const at::Tensor h = model.forward({{}, {{"x", random({2, 3, 8}, 2)}}}, call);
@@ -96,7 +96,7 @@ TEST(Head, TheLanguageModelsHeadAgreesInEveryType) {
     config.init_std = 1;
     config.mixers["rat"];
     models::LanguageModel model(config);
-    model.initialise(1, dtype == at::kDouble ? dtype : at::kFloat);
+    model.initialize(1, dtype == at::kDouble ? dtype : at::kFloat);
     model.compute = dtype;
     const nn::Layout layout = nn::Layout::uniform(2, 3);
     nn::Call call{layout};

@@ -1,4 +1,4 @@
-// Parameters, buffers and on_step: masks, types, weight decay, and what happens once an optimiser step.
+// Parameters, buffers and on_step: masks, types, weight decay, and what happens once an optimizer step.
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/full.h>
@@ -12,7 +12,7 @@
 namespace rattan::probes {
 namespace module_test_file {
 
-// A tiny model with an exponential moving average of its weight, taken after each optimiser step, and a scratch
+// A tiny model with an exponential moving average of its weight, taken after each optimizer step, and a scratch
 // buffer that no checkpoint keeps.
 class Averaged : public TinyModel {
  public:
@@ -50,7 +50,7 @@ train::FitConfig config() {
 
 TEST(Module, MaskedEntriesReadZeroAndGetNoGradient) {
   TinyModel model(4);
-  model.initialise(1);
+  model.initialize(1);
   at::Tensor keep = at::ones({4}, at::kBool);
   keep[1].fill_(false);
   model.weight.mask(keep);
@@ -70,7 +70,7 @@ TEST(Module, MaskedEntriesReadZeroAndGetNoGradient) {
 
 TEST(Module, KeepFp32IsReadInFp32WhateverIsAskedFor) {
   TinyModel model(4);
-  model.initialise(1);
+  model.initialize(1);
   EXPECT_EQ(model.weight(at::kBFloat16).scalar_type(), at::kBFloat16);
   model.weight.keep_fp32 = true;
   EXPECT_EQ(model.weight(at::kBFloat16).scalar_type(), at::kFloat);
@@ -80,7 +80,7 @@ TEST(Module, KeepFp32IsReadInFp32WhateverIsAskedFor) {
 TEST(Module, OnlyDecayingParametersDecay) {
   for (bool decay : {true, false}) {
     TinyModel model(4);
-    model.initialise(1);
+    model.initialize(1);
     model.weight.decay = decay;
     const at::Tensor before = model.weight.master().detach().clone();
     train::FitConfig c = config();
@@ -101,13 +101,13 @@ TEST(Module, OnlyDecayingParametersDecay) {
 TEST(Module, AParameterThatIsNotTrainableStays) {
   Averaged model;
   model.weight.trainable = false;
-  model.initialise(1);
+  model.initialize(1);
   EXPECT_FALSE(loss_of(model, 2).sum.requires_grad());
 }
 
 TEST(Module, BuffersAreListedAndThePersistentOnesAreStored) {
   Averaged model;
-  model.initialise(1);
+  model.initialize(1);
   std::map<std::string, nn::Reduce> listed;
   model.each_buffer([&](const std::string& name, nn::Buffer& b) { listed[name] = b.reduce; });
   EXPECT_EQ(listed, (std::map<std::string, nn::Reduce>{{"average", nn::Reduce::mean}, {"scratch", nn::Reduce::none}}));
@@ -116,9 +116,9 @@ TEST(Module, BuffersAreListedAndThePersistentOnesAreStored) {
   EXPECT_FALSE(stored.contains("scratch"));
 }
 
-TEST(Module, OnStepRunsOnceAnOptimiserStep) {
+TEST(Module, OnStepRunsOnceAnOptimizerStep) {
   Averaged model;
-  model.initialise(1);
+  model.initialize(1);
   train::FitConfig c = config();
   c.accumulation = 2;
   train::FitState state;

@@ -46,7 +46,7 @@ Outcome run(bool recompute, bool main_loss, std::set<std::string> wanted = {}) {
     mixers.push_back(fn.get());
     blocks.add(std::move(fn));
   }
-  blocks.stack.initialise(3);
+  blocks.stack.initialize(3);
   blocks.stack.checkpoint = recompute;
   // An input that wants no gradient, as real-valued data: the parameters must get theirs all the same.
   const at::Tensor x = random({2, 3, 4}, 1);

@@ -70,7 +70,7 @@ class StackTest : public testing::Test {
 TEST_F(StackTest, AResidualRuleMayBeLearned) {
   Blocks blocks;
   for (int i = 0; i < 2; ++i) blocks.add(branch(nn::Place::pre, std::make_unique<Gate>()));
-  blocks.stack.initialise(2);
+  blocks.stack.initialize(2);
   auto w = masters(blocks);
   at::Tensor expected = x;
   for (const std::string i : {"0", "1"}) {
@@ -87,7 +87,7 @@ TEST_F(StackTest, AResidualRuleMayBeLearned) {
 TEST_F(StackTest, PostNormFollowsTheAddition) {
   Blocks blocks;
   for (int i = 0; i < 2; ++i) blocks.add(branch(nn::Place::post, std::make_unique<nn::AddResidual>()));
-  blocks.stack.initialise(2);
+  blocks.stack.initialize(2);
   auto w = masters(blocks);
   at::Tensor expected = x;
   for (const std::string i : {"0", "1"})
@@ -99,7 +99,7 @@ TEST_F(StackTest, OneBlockAppliedThreeTimesHasThreeStates) {
   Blocks blocks;
   blocks.add(branch(nn::Place::pre, std::make_unique<nn::AddResidual>()));
   blocks.stack.set_plan({0, 0, 0});
-  blocks.stack.initialise(2);
+  blocks.stack.initialize(2);
   EXPECT_EQ(blocks.stack.parameters(), 2 * dim) << "shared, so counted once";
   EXPECT_EQ(blocks.stack.flops_per_token(5), 3) << "applied three times";
   const nn::StateSpec spec = blocks.stack.state_spec();
@@ -124,7 +124,7 @@ TEST_F(StackTest, TwoHalvesEqualTheWhole) {
   Blocks blocks;
   for (int i = 0; i < 3; ++i) blocks.add(branch(nn::Place::pre, std::make_unique<nn::AddResidual>()));
   blocks.stack.set_plan({0, 1, 2, 1});
-  blocks.stack.initialise(2);
+  blocks.stack.initialize(2);
   const at::Tensor whole = blocks.forward(x, call);
   const at::Tensor half = blocks.forward(x, call, 0, 2);
   EXPECT_LT(distance(blocks.forward(half, call, 2), whole), rounding);

@@ -63,7 +63,7 @@ class StateTest : public testing::Test {
   static constexpr int64_t rows = 2, tokens = 11;
   // fp32 sums of a few dozen terms of size one, in another order.
   static constexpr double rounding = 2e-5;
-  void SetUp() override { pair.initialise(5); }
+  void SetUp() override { pair.initialize(5); }
 
   nn::Layout piece(int64_t from, int64_t to) const {
     std::vector<nn::Segment> segments;

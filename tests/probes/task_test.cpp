@@ -1,4 +1,4 @@
-// Tasks: two optimiser steps for one batch, batches of changing shape, state carried from batch to batch through a
+// Tasks: two optimizer steps for one batch, batches of changing shape, state carried from batch to batch through a
 // checkpoint, and losses divided by the count over all micro-batches.
 #include <ATen/ops/ones.h>
 #include <unistd.h>
@@ -69,10 +69,10 @@ class Carrying : public train::Task {
   std::vector<std::pair<int64_t, int64_t>> shapes;
 };
 
-// Counts optimiser steps.
+// Counts optimizer steps.
 class Counting : public TinyModel {
  public:
-  Counting() : TinyModel(4) { initialise(1); }
+  Counting() : TinyModel(4) { initialize(1); }
   void on_step(nn::Step& step) override { last = step.index; }
   int64_t last = 0;
 };

@@ -69,7 +69,7 @@ class Linear : public StatelessMixer {
 
 TEST(Traits, ALinearSystemReproducesTheOutput) {
   Linear mixer;
-  mixer.initialise(2, at::kDouble);
+  mixer.initialize(2, at::kDouble);
   const at::Tensor x = random({2, 9, 4}, 1, at::kDouble);
   const nn::Layout layout = nn::Layout::uniform(2, 9);
   nn::Call call{layout};

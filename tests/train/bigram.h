@@ -22,7 +22,7 @@ class Model : public models::Model, public models::Head {
   explicit Model(uint64_t seed) {
     table_ = &param("table.weight", {kVocab, kVocab}, nn::Init::normal(0.5));
     bias_ = &param("bias", {kVocab}, nn::Init::normal(0.5));
-    initialise(seed);
+    initialize(seed);
   }
   at::Tensor forward(const models::Input& input, nn::Call& call) override {
     if (aux && call.sink) {

@@ -65,7 +65,7 @@ TEST_F(LanguageModelRun, TheLossFallsTheSameWayInBothPrecisions) {
 }
 
 // Losses of the configuration of tiny_run.h, made by this very test on a processor with AVX-512. They change when
-// initialisation, data order, model or optimizer change; do that on purpose and take over what the test prints.
+// initialization, data order, model or optimizer change; do that on purpose and take over what the test prints.
 const std::vector<double> golden_curve = {5.9046, 4.9839, 4.3332, 3.8529, 3.6580, 3.2719, 2.9657,
                                           2.8310, 2.6116, 2.3912, 2.2802, 2.2907, 2.0915, 2.0330,
                                           2.0320, 1.9719, 1.9913, 1.9013, 1.9100, 1.9960};

@@ -51,7 +51,7 @@ double train_and_measure(int64_t chunk, int64_t steps, uint64_t seed, int64_t ev
   Recall task(recall);
   models::LanguageModel model(model_config(recall, chunk));
   EXPECT_EQ(model.parameters(), 111040);
-  model.initialise(seed);
+  model.initialize(seed);
   train::FitState state;
   train::FitConfig config = fit_config(steps);
   config.eval_every = eval_every;
@@ -70,7 +70,7 @@ TEST(Recall, SequencesAskForEachPairOnce) {
   RecallConfig config;
   Recall task(config);
   models::LanguageModel model(model_config(config, 2));
-  model.initialise(1);
+  model.initialize(1);
   // Untrained, a model knows no better than chance over all 64 symbols; the loss is close to log 64 = 4.16.
   const train::Report report = task.evaluate(model, train::Split::valid);
   EXPECT_NEAR(report.at("loss"), 4.16, 0.5);

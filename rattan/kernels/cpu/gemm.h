@@ -1,7 +1,7 @@
 // Small matrix products on tiles that lie in the caches: C = A B or C += A B, in fp32.
 //
 // A product is made of units: a float, or (bf16 with the processor's pair instruction) two bf16 that are
-// neighbours along the summed dimension. A is read one unit at a time at any two strides, so it needs no
+// neighbors along the summed dimension. A is read one unit at a time at any two strides, so it needs no
 // packing; B holds `k` rows of units with the columns contiguous and their number a multiple of W.
 #pragma once
 #include "rattan/kernels/cpu/simd.h"

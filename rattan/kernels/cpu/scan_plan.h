@@ -4,7 +4,7 @@
 
 namespace rattan::kernels {
 
-// Groups of neighbouring segments with at least `tokens_per_group` tokens each (but the last), so that many short
+// Groups of neighboring segments with at least `tokens_per_group` tokens each (but the last), so that many short
 // segments do not become many short tasks. Writes the first segment of each group to first[0, groups) and
 // `segments` to first[groups]; `first` has room for segments + 2. At least one group, which may be empty.
 int64_t group_segments(const ScanSegment* table, int64_t segments, int64_t tokens_per_group, int64_t* first);

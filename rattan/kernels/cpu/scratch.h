@@ -1,4 +1,4 @@
-// Scratch memory of one task: 64-byte aligned, uninitialised. Blocks up to a limit are kept per thread, so
+// Scratch memory of one task: 64-byte aligned, uninitialized. Blocks up to a limit are kept per thread, so
 // that tasks do not pay for fresh pages. Scratches of one thread may nest.
 #pragma once
 #include <cstddef>

@@ -14,7 +14,7 @@
 //   exp                 <= 2 ulp, exp(-inf) = 0, exp(+inf) = inf, NaN stays NaN; denormal results may be 0
 //   sigmoid             1 / (1 + exp(-x))
 //   Mask                compare with <, >, ==; first_lanes(n); select(mask, a, b) = mask ? a : b
-//   Pair                two neighbouring bf16; dot(acc, a, b) adds both products of each lane in fp32
+//   Pair                two neighboring bf16; dot(acc, a, b) adds both products of each lane in fp32
 //                       (only where RATTAN_PAIRS is 1)
 #pragma once
 #include <cstdint>

@@ -29,7 +29,7 @@ std::unique_ptr<Mixer> RatOptions::make(const MixerContext& context) const {
   return std::make_unique<Rat>(*this, context);
 }
 
-// With L = 1 there is no memory to initialise a gate for: -3 lets 95 % of the token in.
+// With L = 1 there is no memory to initialize a gate for: -3 lets 95 % of the token in.
 Rat::Rat(const RatOptions& options, const MixerContext& context)
     : options_(options),
       d_model_(context.d_model),

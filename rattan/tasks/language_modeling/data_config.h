@@ -1,4 +1,4 @@
-// The [data] table of a language-modelling run.
+// The [data] table of a language-modeling run.
 #pragma once
 #include <string>
 #include <vector>

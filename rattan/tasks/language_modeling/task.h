@@ -1,20 +1,20 @@
-// Language modelling: predict each token from those before it. The loss is in nats per token; validation also
+// Language modeling: predict each token from those before it. The loss is in nats per token; validation also
 // gives bits per byte of the original text, which does not depend on the vocabulary.
 #pragma once
 #include <memory>
 #include <optional>
 
-#include "rattan/tasks/language_modelling/data_config.h"
+#include "rattan/tasks/language_modeling/data_config.h"
 #include "rattan/train/task.h"
 
 namespace rattan::tasks {
 
-class LanguageModelling : public train::Task {
+class LanguageModeling : public train::Task {
  public:
   // Opens the data. InputError if it is damaged or misses the validation split.
-  LanguageModelling(const LanguageDataConfig& config, uint64_t seed);
+  LanguageModeling(const LanguageDataConfig& config, uint64_t seed);
 
-  std::string name() const override { return "language_modelling"; }
+  std::string name() const override { return "language_modeling"; }
   train::Stream& stream(train::Split split) override;
   void step(models::Model& model, train::Batch& batch, train::Stepper& stepper) override;
   // "loss" (nats per token), "bits_per_byte", "perplexity", "tokens"; empty without a validation split.

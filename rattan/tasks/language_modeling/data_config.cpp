@@ -1,4 +1,4 @@
-#include "rattan/tasks/language_modelling/data_config.h"
+#include "rattan/tasks/language_modeling/data_config.h"
 
 namespace rattan::tasks {
 

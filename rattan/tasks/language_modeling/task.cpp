@@ -1,4 +1,4 @@
-#include "rattan/tasks/language_modelling/task.h"
+#include "rattan/tasks/language_modeling/task.h"
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
@@ -10,7 +10,7 @@
 #include "rattan/base/error.h"
 
 namespace rattan::tasks {
-namespace language_modelling_task_file {
+namespace language_modeling_task_file {
 
 // What a model and its head are given for one batch.
 struct Prepared {
@@ -50,15 +50,15 @@ Prepared prepare(const rattan::Batch& text, bool packed, at::Device device) {
           to_tensor(text.targets, text.B, device)};
 }
 
-}  // namespace language_modelling_task_file
+}  // namespace language_modeling_task_file
 
-LanguageModelling::LanguageModelling(const LanguageDataConfig& config, uint64_t seed)
+LanguageModeling::LanguageModeling(const LanguageDataConfig& config, uint64_t seed)
     : config_(config), train_(config.training(seed)) {
   if (!config.valid_split.empty()) valid_.emplace(config.validation());
   if (valid_) valid_begin_ = valid_->position();
 }
 
-std::unique_ptr<train::Batch> LanguageModelling::Text::next() {
+std::unique_ptr<train::Batch> LanguageModeling::Text::next() {
   auto text = tokens.next();
   if (!text) return nullptr;
   auto rows = std::make_unique<Rows>();
@@ -68,14 +68,14 @@ std::unique_ptr<train::Batch> LanguageModelling::Text::next() {
   return rows;
 }
 
-train::Stream& LanguageModelling::stream(train::Split split) {
+train::Stream& LanguageModeling::stream(train::Split split) {
   if (split == train::Split::train) return train_;
   require(valid_.has_value(), "data.valid_split is empty: there is nothing to validate on");
   return *valid_;
 }
 
-void LanguageModelling::step(models::Model& model, train::Batch& batch, train::Stepper& stepper) {
-  using namespace language_modelling_task_file;
+void LanguageModeling::step(models::Model& model, train::Batch& batch, train::Stepper& stepper) {
+  using namespace language_modeling_task_file;
   const rattan::Batch& text = dynamic_cast<Rows&>(batch).text;
   Prepared in = prepare(text, config_.layout == "documents", device_of(model));
   nn::Sink sink;
@@ -90,8 +90,8 @@ void LanguageModelling::step(models::Model& model, train::Batch& batch, train::S
   stepper.step();
 }
 
-train::Report LanguageModelling::evaluate(models::Model& model, train::Split) {
-  using namespace language_modelling_task_file;
+train::Report LanguageModeling::evaluate(models::Model& model, train::Split) {
+  using namespace language_modeling_task_file;
   if (!valid_) return {};
   at::NoGradGuard no_grad;
   double nats = 0, tokens = 0, bytes = 0;
