@@ -143,9 +143,9 @@ at::Device device_named(const std::string& name) {
              name);
 #endif
   require(at::Context::hasCUDA(), "torch finds no CUDA device for '{}'; `rattan doctor` says why", name);
-  const int there = at::globalContext().getAcceleratorHooksInterface(at::kCUDA).deviceCount();
+  const c10::DeviceIndex there = at::globalContext().getAcceleratorHooksInterface(at::kCUDA).deviceCount();
   require(!device->has_index() || device->index() < there, "there is no device '{}': {} found, counted from 0", name,
-          there);
+          int{there});
   return at::Device(at::kCUDA, device->has_index() ? device->index() : 0);
 }
 
