@@ -27,6 +27,7 @@ struct IntervalBackward {
   HeadsRef<const T> q, k, v, o, d_o;
   const float* lse = nullptr;
   const float* d_lse = nullptr;  // [queries, heads], optional
+  const float* delta = nullptr;  // [queries, heads], optional: d_o·o, if it is known already
   HeadsRef<U> dq;                // [queries, q_heads, dim]
   HeadsRef<U> dk, dv;            // [keys, kv_heads, dim]
   bool accumulate = false;       // add to dk, dv
