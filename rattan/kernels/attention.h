@@ -50,11 +50,13 @@ void attention_backward(const AttentionBackward<float>& a);
 void attention_backward(const AttentionBackward<bf16>& a);
 
 namespace cuda {
-// All pointers are device pointers; begin/end too. `stream` is a cudaStream_t.
+// All pointers are device pointers; begin/end too. `scratch` is device memory of attention_backward_scratch_bytes(),
+// `stream` a cudaStream_t.
 void attention_forward(const AttentionForward<float>& a, void* stream);
 void attention_forward(const AttentionForward<bf16>& a, void* stream);
-void attention_backward(const AttentionBackward<float>& a, void* stream);
-void attention_backward(const AttentionBackward<bf16>& a, void* stream);
+int64_t attention_backward_scratch_bytes(int64_t queries, int64_t keys, int64_t heads);
+void attention_backward(const AttentionBackward<float>& a, void* scratch, void* stream);
+void attention_backward(const AttentionBackward<bf16>& a, void* scratch, void* stream);
 }  // namespace cuda
 
 }  // namespace rattan::kernels

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "rattan/base/error.h"
+#include "rattan/kernels/cuda/interval_attention.h"
 #include "rattan/kernels/ref/attention_ref.h"
 #include "tests/kernels_cuda/cuda_test_util.h"
 
@@ -20,6 +21,12 @@ template <class T>
 constexpr double forward_bound = std::is_same_v<T, bf16> ? 2 * rounding<bf16>() : 50 * rounding<float>();
 template <class T>
 constexpr double backward_bound = std::is_same_v<T, bf16> ? 4 * rounding<bf16>() : 100 * rounding<float>();
+
+template <class T>
+void backward(const AttentionBackward<T>& b) {
+  DeviceMemory scratch(cuda::attention_backward_scratch_bytes(b.queries, b.keys, b.heads));
+  cuda::attention_backward(b, scratch.data(), nullptr);
+}
 
 enum class Intervals { causal, window, packed, random, steps };
 
@@ -67,6 +74,9 @@ const Shape kShapes[] = {
     {33, 70, 1, 1, 200, 3, Intervals::causal},   {5, 400, 4, 2, 128, 0, Intervals::steps},
     {3, 90, 2, 2, 64, 1, Intervals::steps},      {7, 200, 2, 2, 20, 0, Intervals::steps},
     {2, 100, 2, 1, 256, 0, Intervals::steps},    {2200, 2200, 1, 1, 32, 0, Intervals::window},
+    {515, 515, 4, 2, 128, 8, Intervals::causal}, {300, 700, 2, 1, 128, 0, Intervals::random},
+    {700, 700, 2, 2, 128, 0, Intervals::packed}, {400, 900, 2, 2, 64, 8, Intervals::causal},
+    {333, 333, 2, 1, 104, 0, Intervals::window}, {1500, 90, 2, 2, 64, 0, Intervals::random},
 };
 
 template <class T>
@@ -116,7 +126,7 @@ void check(const Shape& s, uint64_t seed) {
   b.o = o.heads_view(s.dim), b.d_o = d_o.heads_view(s.dim);
   b.d_lse = merges ? d_lse.data() : nullptr;
   b.dq = dq.heads(s.dim), b.dk = dk.heads(s.dim), b.dv = dv.heads(s.dim);
-  cuda::attention_backward(b, nullptr);
+  backward(b);
   if (s.keys > 1) {  // a softmax over one key has no gradient but rounding errors
     EXPECT_LE(relative_rms_error(dq.pull().values(), gradients.dq), backward_bound<T>);
     EXPECT_LE(relative_rms_error(dk.pull().values(), gradients.dk), backward_bound<T>);
@@ -126,7 +136,7 @@ void check(const Shape& s, uint64_t seed) {
 
   const Rows<T> first[] = {o.pull(), dq.pull(), dk.pull(), dv.pull()};
   cuda::attention_forward(f, nullptr);
-  cuda::attention_backward(b, nullptr);
+  backward(b);
   EXPECT_TRUE(o.pull() == first[0] && dq.pull() == first[1] && dk.pull() == first[2] && dv.pull() == first[3])
       << "another run gave other bits";
 }
@@ -135,6 +145,73 @@ TYPED_TEST(AttentionCuda, IsTheFormulaAndItsGradient) {
   RATTAN_NEEDS_GPU();
   uint64_t seed = 4000;
   for (const Shape& shape : kShapes) check<TypeParam>(shape, seed++);
+}
+
+// An own entry is one more key that its row alone sees: from the reference's output and log-sum-exp follow those with
+// it. Every seventh row has none (score -inf) and a NaN for a value.
+template <class T>
+void check_own_entries(const Shape& s, uint64_t seed) {
+  SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << s.queries << " queries, " << s.keys << " keys of "
+                                    << s.dim);
+  Rng rng(seed);
+  ref::Attention problem{s.queries, s.keys, s.heads, s.heads, s.dim, 1 / std::sqrt(static_cast<double>(s.dim)),
+                         {},        {},     {},      {},      {}};
+  make_intervals(s, rng, problem.begin, problem.end);
+  const int64_t width = s.heads * s.dim;
+  auto q = normal_on_device<T>(rng, s.queries, width, 0, 1.5), k = normal_on_device<T>(rng, s.keys, width, 0);
+  auto v = normal_on_device<T>(rng, s.keys, width, 0), gate = normal_on_device<T>(rng, s.queries, width, 0);
+  problem.q = q.host().values(), problem.k = k.host().values(), problem.v = v.host().values();
+  const auto others = ref::attention_forward(problem);
+  auto score = Rows<float>::normal(rng, s.queries, s.heads);
+  auto value = Rows<T>::normal(rng, s.queries, width);
+  const auto gates = gate.host().values();
+  std::vector<double> o, y, lse;
+  for (int64_t i = 0; i < s.queries; ++i) {
+    for (int64_t h = 0; h < s.heads; ++h) {
+      if (i % 7 == 0) score.at(i, h) = -INFINITY;
+      const double own = score.at(i, h), rest = others.lse[static_cast<std::size_t>(i * s.heads + h)];
+      const double total = std::exp(own) + std::exp(rest);
+      lse.push_back(std::log(total));
+      for (int64_t c = 0; c < s.dim; ++c) {
+        const auto at = static_cast<std::size_t>(i * width + h * s.dim + c);
+        const double mean = std::exp(own) * to_double(value.at(i, h * s.dim + c)) + std::exp(rest) * others.o[at];
+        y.push_back(total > 0 ? mean / total : 0);
+        o.push_back(y.back() / (1 + std::exp(-gates[at])));
+        if (i % 7 == 0) value.at(i, h * s.dim + c) = from_double<T>(NAN);
+      }
+    }
+  }
+  DeviceVector<int32_t> begin(problem.begin), end(problem.end);
+  DeviceRows<float> score_d(score, s.queries), lse_d(s.queries, s.heads);
+  DeviceRows<T> value_d(value, s.queries), o_d(s.queries, width), y_d(s.queries, width);
+  cuda::IntervalForward<T> f;
+  f.queries = s.queries, f.keys = s.keys, f.heads = f.q_heads = f.kv_heads = s.heads, f.dim = s.dim;
+  f.scale = static_cast<float>(problem.scale), f.begin = begin.data(), f.end = end.data(), f.lse = lse_d.data();
+  f.q = q.heads_view(s.dim), f.k = k.heads_view(s.dim), f.v = v.heads_view(s.dim), f.o = o_d.heads(s.dim);
+  f.own = {score_d.data(), value_d.heads_view(s.dim), gate.heads_view(s.dim), y_d.heads(s.dim)};
+  cuda::interval_attention_forward(f, nullptr);
+  EXPECT_LE(relative_rms_error(o_d.pull().values(), o), forward_bound<T>);
+  EXPECT_LE(relative_rms_error(y_d.pull().values(), y), forward_bound<T>);
+  const auto lse_values = lse_d.pull().values();
+  for (std::size_t i = 0; i < lse.size(); ++i) {
+    if (std::isinf(lse[i])) {
+      ASSERT_EQ(lse_values[i], lse[i]);
+    } else {
+      ASSERT_NEAR(lse_values[i], lse[i], 2e-5) << "row and head " << i;
+    }
+  }
+}
+
+TYPED_TEST(AttentionCuda, AnOwnEntryIsOneMoreKey) {
+  RATTAN_NEEDS_GPU();
+  uint64_t seed = 4050;
+  for (const Shape& shape : {Shape{300, 300, 2, 2, 128, 0, Intervals::packed},
+                             {200, 500, 2, 2, 64, 0, Intervals::random},
+                             {130, 20, 3, 3, 128, 0, Intervals::random},
+                             {70, 90, 2, 2, 33, 0, Intervals::causal},
+                             {150, 150, 2, 2, 80, 0, Intervals::packed},
+                             {5, 400, 2, 2, 128, 0, Intervals::steps}})
+    check_own_entries<TypeParam>(shape, seed++);
 }
 
 // Rows that see nothing and keys that nobody sees may hold anything, NaN too.
@@ -170,7 +247,7 @@ TYPED_TEST(AttentionCuda, PaddingIsInert) {
     b.begin = f.begin, b.end = f.end, b.lse = lse.data(), b.q = f.q, b.k = f.k, b.v = f.v;
     b.o = out[0].heads_view(kDim), b.d_o = d_o.heads_view(kDim);
     b.dq = out[1].heads(kDim), b.dk = out[2].heads(kDim), b.dv = out[3].heads(kDim);
-    cuda::attention_backward(b, nullptr);
+    backward(b);
     return std::array<Rows<T>, 4>{out[0].pull(), out[1].pull(), out[2].pull(), out[3].pull()};
   };
   const auto zeros = run(0), nans = run(NAN);
@@ -181,7 +258,7 @@ TYPED_TEST(AttentionCuda, SizesMayBeZero) {
   RATTAN_NEEDS_GPU();
   using T = TypeParam;
   cuda::attention_forward(AttentionForward<T>{}, nullptr);
-  cuda::attention_backward(AttentionBackward<T>{}, nullptr);
+  backward(AttentionBackward<T>{});
   // Queries without any key: o = 0, lse = -inf.
   DeviceRows<T> q(3, 16), o(3, 16);
   DeviceRows<float> lse(3, 1);
@@ -225,7 +302,7 @@ TEST(AttentionCudaLarge, OffsetsBeyond31Bits) {
   b.begin = f.begin, b.end = f.end, b.q = f.q, b.k = f.k, b.v = f.v, b.lse = lse.data();
   b.o = {o.data(), kRow, kDim}, b.d_o = {d_o.data(), kRow, kDim};
   b.dq = {dq.data(), kRow, kDim}, b.dk = {dk.data(), kRow, kDim}, b.dv = {dv.data(), kRow, kDim};
-  cuda::attention_backward(b, nullptr);
+  backward(b);
   dq.expect_last_is_first("dq");
   dk.expect_last_is_first("dk");
   dv.expect_last_is_first("dv");

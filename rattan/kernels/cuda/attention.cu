@@ -16,12 +16,12 @@ void forward(const AttentionForward<T>& a, void* stream) {
 }
 
 template <class T>
-void backward(const AttentionBackward<T>& a, void* stream) {
+void backward(const AttentionBackward<T>& a, void* scratch, void* stream) {
   IntervalBackward<T, T> b;
   b.queries = a.queries, b.keys = a.keys, b.dim = a.dim, b.scale = a.scale;
   b.heads = a.heads, b.q_heads = a.heads, b.kv_heads = a.kv_heads;
   b.begin = a.begin, b.end = a.end, b.q = a.q, b.k = a.k, b.v = a.v, b.o = a.o, b.d_o = a.d_o, b.lse = a.lse;
-  b.d_lse = a.d_lse;
+  b.d_lse = a.d_lse, b.scratch = scratch;
   b.dq = a.dq, b.dk = a.dk, b.dv = a.dv;
   interval_attention_backward(b, stream);
 }
@@ -30,7 +30,15 @@ void backward(const AttentionBackward<T>& a, void* stream) {
 
 void attention_forward(const AttentionForward<float>& a, void* stream) { attention_file::forward(a, stream); }
 void attention_forward(const AttentionForward<bf16>& a, void* stream) { attention_file::forward(a, stream); }
-void attention_backward(const AttentionBackward<float>& a, void* stream) { attention_file::backward(a, stream); }
-void attention_backward(const AttentionBackward<bf16>& a, void* stream) { attention_file::backward(a, stream); }
+
+int64_t attention_backward_scratch_bytes(int64_t queries, int64_t keys, int64_t heads) {
+  return interval_backward_scratch_bytes(queries, keys, heads);
+}
+void attention_backward(const AttentionBackward<float>& a, void* scratch, void* stream) {
+  attention_file::backward(a, scratch, stream);
+}
+void attention_backward(const AttentionBackward<bf16>& a, void* scratch, void* stream) {
+  attention_file::backward(a, scratch, stream);
+}
 
 }  // namespace rattan::kernels::cuda

@@ -6,6 +6,16 @@
 
 namespace rattan::kernels::cuda {
 
+// One more key and value of each row and head, seen by that row alone: its score and value are `score` and `value`
+// (-inf: there is none), and the output is gated: y = softmax([S_j..., score]) over [v_j..., value], o = sigmoid(gate)
+// y.
+template <class T>
+struct OwnEntry {
+  const float* score = nullptr;  // [queries, heads]; null: no such entries and no gate
+  HeadsRef<const T> value, gate;
+  HeadsRef<T> y;  // optional
+};
+
 template <class T>
 struct IntervalForward {
   int64_t queries = 0, keys = 0, heads = 0, q_heads = 0, kv_heads = 0, dim = 0;
@@ -14,8 +24,9 @@ struct IntervalForward {
   const int32_t* end = nullptr;
   HeadsRef<const T> q, k, v;
   HeadsRef<T> o;
-  float* lse = nullptr;  // [queries, heads]
-  bool vector = false;   // q, k, v allow 16-byte accesses
+  float* lse = nullptr;  // [queries, heads]; optional without own entries
+  OwnEntry<T> own;
+  bool vector = false;  // q, k, v, o and the own entries allow 16-byte accesses
 };
 
 template <class T, class U>
@@ -32,13 +43,27 @@ struct IntervalBackward {
   HeadsRef<U> dk, dv;            // [keys, kv_heads, dim]
   bool accumulate = false;       // add to dk, dv
   bool vector = false;           // q, k, v, o, d_o allow 16-byte accesses
+  void* scratch = nullptr;       // device memory of interval_backward_scratch_bytes()
   bool vector_out = false;       // dq, dk, dv allow accesses of two elements
 };
 
+int64_t interval_backward_scratch_bytes(int64_t queries, int64_t keys, int64_t heads);
 void interval_attention_forward(IntervalForward<float> a, void* stream);
 void interval_attention_forward(IntervalForward<bf16> a, void* stream);
 void interval_attention_backward(IntervalBackward<float, float> a, void* stream);
 void interval_attention_backward(IntervalBackward<bf16, bf16> a, void* stream);
 void interval_attention_backward(IntervalBackward<bf16, float> a, void* stream);
+
+// Turns o and lse of the attention without the own entries into those with them; writes y. Part of the forward pass.
+void merge_own_entries(const IntervalForward<float>& a, void* stream);
+void merge_own_entries(const IntervalForward<bf16>& a, void* stream);
+
+// Both passes for Hopper, which the functions above call where they can: bf16, rows of 16-byte units, dim <= 128, a
+// positive scale. interval_query_hopper is the part of backward that makes dq; `delta` must be given.
+void interval_attention_forward_hopper(const IntervalForward<bf16>& a, void* stream);
+template <class U>
+void interval_backward_hopper(IntervalBackward<bf16, U> a, void* stream);
+template <class U>
+void interval_query_hopper(const IntervalBackward<bf16, U>& a, void* stream);
 
 }  // namespace rattan::kernels::cuda

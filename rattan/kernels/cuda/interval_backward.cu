@@ -4,10 +4,12 @@
 // A block is RG x CG warps: RG groups of 16 rows, CG slices of the columns. A warp computes its slice of the
 // score tile; the tile then goes through shared memory, and the warp computes its slice of the head dimension.
 #include <cmath>
+#include <type_traits>
 
 #include "rattan/kernels/cuda/interval_attention.h"
 #include "rattan/kernels/cuda/intervals.cuh"
 #include "rattan/kernels/cuda/launch.h"
+#include "rattan/kernels/cuda/tensor_map.h"
 #include "rattan/kernels/cuda/tile.cuh"
 
 namespace rattan::kernels::cuda {
@@ -262,6 +264,12 @@ void run(IntervalBackward<T, U>& a, void* stream_pointer) {
   a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.o) &&
              aligned16(a.d_o);
   a.vector_out = a.dim % 2 == 0 && aligned16(a.dq) && aligned16(a.dk) && aligned16(a.dv);
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (a.vector && a.vector_out && a.keys > 0 && a.queries > 0 && a.dim <= 128 && a.scale > 0 && a.scratch &&
+        is_hopper()) {
+      return interval_backward_hopper(a, stream);
+    }
+  }
   if (a.dim <= 64) return launch<T, 64>(a, stream);
   if (a.dim <= 128) return launch<T, 128>(a, stream);
   launch<T, 256>(a, stream);

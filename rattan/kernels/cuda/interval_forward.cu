@@ -2,10 +2,12 @@
 // shared memory with an online softmax. Few queries, each with keys of its own (a decoding step): one block a
 // query and head, whose warps share the keys out.
 #include <cmath>
+#include <type_traits>
 
 #include "rattan/kernels/cuda/interval_attention.h"
 #include "rattan/kernels/cuda/intervals.cuh"
 #include "rattan/kernels/cuda/launch.h"
+#include "rattan/kernels/cuda/tensor_map.h"
 #include "rattan/kernels/cuda/tile.cuh"
 
 namespace rattan::kernels::cuda {
@@ -204,14 +206,15 @@ void launch_rows(const IntervalForward<T>& a, cudaStream_t stream) {
   check_launch("attention_forward (rows)");
 }
 
+// Few queries, sixteen keys or more for each: a step of many sequences, or a short piece after a long past.
 template <class T>
-void run(IntervalForward<T>& a, void* stream_pointer) {
-  if (a.queries == 0 || a.heads == 0 || a.dim == 0) return;
-  check_dim("attention_forward", a.dim);
-  const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.o);
-  // Few queries, sixteen keys or more for each: a step of many sequences, or a short piece after a long past.
-  if (a.queries <= 1024 && a.keys >= 16 * a.queries) {
+bool has_few_rows(const IntervalForward<T>& a) {
+  return a.queries <= 1024 && a.keys >= 16 * a.queries;
+}
+
+template <class T>
+void launch(const IntervalForward<T>& a, cudaStream_t stream) {
+  if (has_few_rows(a)) {
     if (a.dim <= 32) return launch_rows<T, 1>(a, stream);
     if (a.dim <= 64) return launch_rows<T, 2>(a, stream);
     if (a.dim <= 128) return launch_rows<T, 4>(a, stream);
@@ -220,6 +223,21 @@ void run(IntervalForward<T>& a, void* stream_pointer) {
   if (a.dim <= 64) return launch_tiles<T, 64>(a, stream);
   if (a.dim <= 128) return launch_tiles<T, 128>(a, stream);
   launch_tiles<T, 256>(a, stream);
+}
+
+template <class T>
+void run(IntervalForward<T>& a, void* stream) {
+  if (a.queries == 0 || a.heads == 0 || a.dim == 0) return;
+  check_dim("attention_forward", a.dim);
+  a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.o) &&
+             aligned16(a.own.value) && aligned16(a.own.gate) && aligned16(a.own.y);
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (!has_few_rows(a) && a.vector && a.keys > 0 && a.dim <= 128 && a.scale > 0 && is_hopper()) {
+      return interval_attention_forward_hopper(a, stream);
+    }
+  }
+  launch(a, static_cast<cudaStream_t>(stream));
+  if (a.own.score) merge_own_entries(a, stream);
 }
 
 }  // namespace interval_forward_file
