@@ -18,38 +18,67 @@ TYPED_TEST_SUITE(RowCuda, Types);
 template <class T>
 constexpr double bound = std::is_same_v<T, bf16> ? rounding<bf16>() : 12 * rounding<float>();
 constexpr double fp32_bound = 12 * 0x1p-24;
-// A sum of up to 1,200 rows in fp32.
+// A sum of up to 3,000 rows in fp32.
 constexpr double sum_bound = 100 * 0x1p-24;
 
 struct Shape {
   int64_t rows, dim;
+  int64_t shift = 0;  // elements by which every array starts off a 16-byte boundary
 };
-const Shape kNormShapes[] = {{1, 1}, {3, 5}, {17, 256}, {1200, 130}, {600, 2048}, {2, 13000}};
+// Rows that fit registers in packs, whole and in part, of one warp and of several, more of them than blocks; and
+// rows that do not: odd sizes, arrays off their boundary, very long ones.
+const Shape kNormShapes[] = {{1, 1},      {3, 5},     {5, 7},     {3000, 64}, {17, 256},      {1200, 130}, {9, 520},
+                             {600, 2048}, {70, 2050}, {50, 5120}, {5, 8192},  {600, 2048, 1}, {9, 64, 3},  {2, 13000}};
+
+// An array of rows * dim elements behind `shift` others.
+template <class T>
+class Shifted {
+ public:
+  Shifted(const Shape& s) : shift_(s.shift), rows_(1, s.rows * s.dim + s.shift) {}
+  Shifted(Rng& rng, const Shape& s) : shift_(s.shift), rows_(normal_on_device<T>(rng, 1, s.rows * s.dim + s.shift)) {}
+  T* data() const { return rows_.data() + shift_; }
+  std::vector<double> host() const { return tail(rows_.host().values()); }
+  std::vector<double> pull() { return tail(rows_.pull().values()); }
+
+ private:
+  std::vector<double> tail(std::vector<double> all) const {
+    all.erase(all.begin(), all.begin() + shift_);
+    return all;
+  }
+  int64_t shift_;
+  DeviceRows<T> rows_;
+};
 
 TYPED_TEST(RowCuda, AddRmsNormIsTheFormula) {
   RATTAN_NEEDS_GPU();
   using T = TypeParam;
   constexpr float eps = 1e-6f;
   uint64_t seed = 2000;
-  for (auto [rows, dim] : kNormShapes) {
+  for (const Shape& shape : kNormShapes) {
     for (bool with_branch : {true, false}) {
-      SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << rows << " x " << dim);
+      const int64_t rows = shape.rows, dim = shape.dim;
+      SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << rows << " x " << dim << " + " << shape.shift);
       Rng rng(seed++);
-      auto x = normal_on_device<float>(rng, rows, dim), d_sum_in = normal_on_device<float>(rng, rows, dim);
-      auto branch = normal_on_device<T>(rng, rows, dim), d_y = normal_on_device<T>(rng, rows, dim);
+      Shifted<float> x(rng, shape), d_sum_in(rng, shape), sum(shape), d_sum(shape);
+      Shifted<T> branch(rng, shape), d_y(rng, shape), y(shape), d_branch(shape);
       auto weight = normal_on_device<float>(rng, 1, dim);
-      DeviceRows<float> sum(rows, dim), rstd(1, rows), d_sum(rows, dim), d_weight(1, dim);
-      DeviceRows<T> y(rows, dim), d_branch(rows, dim);
-      cuda::add_rms_norm_forward(
-          AddRmsNormForward<T>{rows, dim, eps, x.data(), with_branch ? branch.data() : nullptr, weight.data(),
-                               with_branch ? sum.data() : nullptr, y.data(), rstd.data()},
-          nullptr);
-      const auto expected = ref::add_rms_norm_forward(
-          x.host().values(), with_branch ? branch.host().values() : std::vector<double>{}, weight.host().values(), eps);
-      EXPECT_LE(relative_rms_error(y.pull().values(), expected.y), bound<T>);
+      DeviceRows<float> rstd(1, rows), d_weight(1, dim);
+      AddRmsNormForward<T> f{rows,
+                             dim,
+                             eps,
+                             x.data(),
+                             with_branch ? branch.data() : nullptr,
+                             weight.data(),
+                             with_branch ? sum.data() : nullptr,
+                             y.data(),
+                             rstd.data()};
+      cuda::add_rms_norm_forward(f, nullptr);
+      const auto expected = ref::add_rms_norm_forward(x.host(), with_branch ? branch.host() : std::vector<double>{},
+                                                      weight.host().values(), eps);
+      EXPECT_LE(relative_rms_error(y.pull(), expected.y), bound<T>);
       EXPECT_LE(relative_rms_error(rstd.pull().values(), expected.rstd), fp32_bound);
       if (with_branch) {
-        EXPECT_LE(relative_rms_error(sum.pull().values(), expected.sum), fp32_bound);
+        EXPECT_LE(relative_rms_error(sum.pull(), expected.sum), fp32_bound);
       }
       AddRmsNormBackward<T> b;
       b.rows = rows, b.dim = dim, b.sum = with_branch ? sum.data() : x.data(), b.weight = weight.data();
@@ -57,19 +86,27 @@ TYPED_TEST(RowCuda, AddRmsNormIsTheFormula) {
       b.d_sum = d_sum.data(), b.d_branch = with_branch ? d_branch.data() : nullptr, b.d_weight = d_weight.data();
       DeviceMemory scratch(cuda::add_rms_norm_backward_scratch_bytes(rows, dim));
       cuda::add_rms_norm_backward(b, scratch.data(), nullptr);
-      const auto gradients = ref::add_rms_norm_backward(expected.sum, weight.host().values(), eps, d_y.host().values(),
-                                                        with_branch ? d_sum_in.host().values() : std::vector<double>{});
+      const auto gradients = ref::add_rms_norm_backward(expected.sum, weight.host().values(), eps, d_y.host(),
+                                                        with_branch ? d_sum_in.host() : std::vector<double>{});
       // A row of one element has no gradient but rounding errors through its own norm.
       if (dim > 1) {
-        EXPECT_LE(relative_rms_error(d_sum.pull().values(), gradients.d_sum), 4 * fp32_bound);
+        EXPECT_LE(relative_rms_error(d_sum.pull(), gradients.d_sum), 4 * fp32_bound);
       }
       EXPECT_LE(relative_rms_error(d_weight.pull().values(), gradients.d_weight), sum_bound);
       if (with_branch) {
-        EXPECT_LE(relative_rms_error(d_branch.pull().values(), gradients.d_sum), std::max(bound<T>, 4 * fp32_bound));
+        EXPECT_LE(relative_rms_error(d_branch.pull(), gradients.d_sum), std::max(bound<T>, 4 * fp32_bound));
       }
       const auto first = d_weight.host();
       cuda::add_rms_norm_backward(b, scratch.data(), nullptr);
       EXPECT_TRUE(d_weight.pull() == first) << "another run gave other bits";
+      if (!with_branch) continue;
+      const auto d_sum_apart = d_sum.pull(), sum_apart = sum.pull();
+      b.d_sum = d_sum_in.data();
+      cuda::add_rms_norm_backward(b, scratch.data(), nullptr);
+      EXPECT_TRUE(d_sum_in.pull() == d_sum_apart) << "d_sum may be written over d_sum_in";
+      f.sum = x.data();
+      cuda::add_rms_norm_forward(f, nullptr);
+      EXPECT_TRUE(x.pull() == sum_apart) << "the sum may be written over x";
     }
   }
 }
