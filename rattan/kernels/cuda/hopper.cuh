@@ -14,12 +14,14 @@
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/tile.cuh"
 
-// Code for sm_90a alone can hold wgmma; the same source is compiled for other GPUs, which never launch it.
+// Code for sm_90a alone can hold these instructions; kernels are empty in code for other GPUs, which never launch them.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 #define RATTAN_HOPPER_CODE 1
 #endif
 
 namespace rattan::kernels::cuda {
+
+inline constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
 
 struct Barrier {
   uint64_t state;
@@ -84,10 +86,9 @@ __device__ inline void send_box(const CUtensorMap& map, const bf16* from, int ch
                "r"(shared_address(from)), "r"(channel), "r"(head), "r"(row)
                : "memory");
 }
-// Waits until what this thread sent has been read from shared memory.
-__device__ inline void wait_sent() {
-  asm volatile("cp.async.bulk.commit_group;\ncp.async.bulk.wait_group.read 0;" ::: "memory");
-}
+__device__ inline void commit_sent() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Waits until what this thread sent and committed has been read from shared memory.
+__device__ inline void wait_sent() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 
 // Orders this thread's ordinary accesses to shared memory before later ones of wgmma and the copy engine.
 __device__ inline void fence_async() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
@@ -96,36 +97,27 @@ __device__ inline void sync_threads(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+// Arrives there without waiting.
+__device__ inline void arrive_threads(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
 template <int count>
 __device__ void keep_registers() {
-#ifdef RATTAN_HOPPER_CODE
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
-#endif
 }
 template <int count>
 __device__ void take_registers() {
-#ifdef RATTAN_HOPPER_CODE
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
-#endif
 }
 
 // Before the first wgmma, and after registers that one uses were written.
-__device__ inline void wgmma_fence() {
-#ifdef RATTAN_HOPPER_CODE
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-#endif
-}
-__device__ inline void wgmma_commit() {
-#ifdef RATTAN_HOPPER_CODE
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-#endif
-}
+__device__ inline void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void wgmma_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
 // Waits until at most `pending` groups are not finished.
 template <int pending>
 __device__ void wgmma_wait() {
-#ifdef RATTAN_HOPPER_CODE
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(pending) : "memory");
-#endif
 }
 // The compiler may not move accesses to these registers across.
 template <int N>
@@ -151,7 +143,6 @@ __device__ uint64_t by_rows(const bf16* tile) {
 // c[64, 64] = a b (+ c if `add`), 16 summands; a: summed over channels.
 template <bool b_by_rows>
 __device__ void wgmma(float (&c)[8][4], uint64_t a, uint64_t b, bool add) {
-#ifdef RATTAN_HOPPER_CODE
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -164,13 +155,11 @@ __device__ void wgmma(float (&c)[8][4], uint64_t a, uint64_t b, bool add) {
         "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
         "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(b_by_rows)));
-#endif
 }
 
 // c[64, 64] = a b (+ c if `add`), 16 summands; a: registers laid out like accumulators.
 template <bool b_by_rows>
 __device__ void wgmma(float (&c)[8][4], const unsigned (&a)[4], uint64_t b, bool add) {
-#ifdef RATTAN_HOPPER_CODE
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
@@ -184,13 +173,11 @@ __device__ void wgmma(float (&c)[8][4], const unsigned (&a)[4], uint64_t b, bool
         "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)),
         "n"(static_cast<int>(b_by_rows)));
-#endif
 }
 
 // c[64, 128] = a b (+ c if `add`), 16 summands; a: summed over channels.
 template <bool b_by_rows>
 __device__ void wgmma(float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
-#ifdef RATTAN_HOPPER_CODE
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -209,13 +196,11 @@ __device__ void wgmma(float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
         "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]), "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]),
         "+f"(c[15][3])
       : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(b_by_rows)));
-#endif
 }
 
 // c[64, 128] = a b (+ c if `add`), 16 summands; a: registers laid out like accumulators.
 template <bool b_by_rows>
 __device__ void wgmma(float (&c)[16][4], const unsigned (&a)[4], uint64_t b, bool add) {
-#ifdef RATTAN_HOPPER_CODE
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
@@ -235,7 +220,6 @@ __device__ void wgmma(float (&c)[16][4], const unsigned (&a)[4], uint64_t b, boo
         "+f"(c[15][3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)),
         "n"(static_cast<int>(b_by_rows)));
-#endif
 }
 
 // Stage and parity of the blocks that pass through a ring of buffers.

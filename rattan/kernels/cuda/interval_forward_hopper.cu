@@ -15,7 +15,6 @@ namespace rattan::kernels::cuda {
 
 namespace interval_forward_hopper_file {
 
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
 constexpr int kRows = 128, kKeys = 128, kStages = 2, kThreads = 384;
 
 // own: the rows have entries of their own and a gate.
@@ -39,10 +38,6 @@ template <int D, bool own>
 __device__ void produce(const Args& p, Memory<D, own>& m, int64_t row0, int q_head) {
   const int group = static_cast<int>(p.a.heads / p.a.kv_heads);
   const bool leads = threadIdx.x == 0;
-  if (leads) {
-    arrive_expecting(m.q_full, kRows * D * 2);
-    copy_tile<kRows, D>(m.q, p.q, m.q_full, q_head, static_cast<int>(row0));
-  }
   Turn<kStages> turn;
   unsigned parity = 1;
   for (int head = q_head; head < p.a.heads; head += static_cast<int>(p.a.q_heads)) {
@@ -166,7 +161,8 @@ __device__ void send_rows(const CUtensorMap& map, const bf16* tile, int row, int
 
 // Merges the own entries, if there are any, and writes o, y and the log-sum-exp of a warp's rows.
 template <int D, bool own>
-__device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, int64_t row0, int head, unsigned parity) {
+__device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, const float (&scores)[2], int64_t row0,
+                           int head, unsigned parity) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 - 4, first = warp * 16 + lane / 4;
   float factor[2], own_factor[2];
   if constexpr (own) wait(m.own_full, parity);
@@ -179,7 +175,7 @@ __device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, int6
     float lse = sum > 0 ? rows.most[i] * p.a.scale + __log2f(sum) * kLn2 : -INFINITY;
     const int64_t row = row0 + first + i * 8, pair = row * p.a.heads + head;
     if constexpr (own) {
-      const float score = row < p.a.queries ? p.a.own.score[pair] : -INFINITY, top = fmaxf(lse, score);
+      const float score = scores[i], top = fmaxf(lse, score);
       const float others = top > -INFINITY ? exp2_fast((lse - top) * kLog2e) : 0.0f;
       own_factor[i] = top > -INFINITY ? exp2_fast((score - top) * kLog2e) : 0.0f;
       const float total = others + own_factor[i];
@@ -213,10 +209,28 @@ __device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, int6
   if (lane == 0) {
     send_rows<D>(p.o, m.value, warp * 16, head, row0);
     if (own && p.a.own.y.data) send_rows<D>(p.y, m.gate, warp * 16, head, row0);
+    commit_sent();
+  }
+}
+
+// Until the copy engine has read what this warp sent for the head before, its memory may not change.
+template <int D, bool own>
+__device__ void finish_sending(Memory<D, own>& m) {
+  if (threadIdx.x % 32 == 0) {
     wait_sent();
     if constexpr (own) arrive(m.own_empty);
   }
   __syncwarp();
+}
+
+// The scores of the own entries of a thread's two rows.
+template <bool own>
+__device__ void load_scores(float (&scores)[2], const Args& p, int64_t row, int head) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    scores[i] = -INFINITY;
+    if (own && row + i * 8 < p.a.queries) scores[i] = p.a.own.score[(row + i * 8) * p.a.heads + head];
+  }
 }
 
 template <int D, bool own>
@@ -232,18 +246,23 @@ __device__ void consume(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
     rows.end[i] = m.span.end[first + i * 8];
   }
   wait(m.q_full, 0);
+  if (warpgroup == 1) arrive_threads(3, 256);  // the other one begins
   Turn<kStages> scores_turn, values_turn;
   unsigned parity = 0;
   for (int head = q_head; head < p.a.heads; head += static_cast<int>(p.a.q_heads)) {
     rows.clear_sums();
-    float s[kKeys / 8][4], shrink[2];
+    float s[kKeys / 8][4], shrink[2], scores[2];
+    load_scores<own>(scores, p, row0 + first, head);
     unsigned probabilities[kKeys / 16][4];
     int key = m.span.next_seen(m.span.low, kKeys);
-    if (key < m.span.high) {
+    if (key >= m.span.high) {
+      if (head != q_head) finish_sending(m);
+    } else {
       wait(m.k_full[scores_turn.stage], scores_turn.parity);
       wgmma_fence();
       multiply_scores<D>(s, q, m.k[scores_turn.stage]);
       wgmma_commit();
+      if (head != q_head) finish_sending(m);
       wgmma_wait<0>();
       pin(s);
       if (threadIdx.x % 128 == 0) arrive(m.k_empty[scores_turn.stage]);
@@ -253,6 +272,8 @@ __device__ void consume(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
       for (int next = m.span.next_seen(int64_t{key} + kKeys, kKeys); next < m.span.high;
            next = m.span.next_seen(int64_t{next} + kKeys, kKeys)) {
         wait(m.k_full[scores_turn.stage], scores_turn.parity);
+        // The warpgroups take turns, so that one multiplies while the other exponentiates.
+        sync_threads(3 + warpgroup, 256);
         pin(s);
         wgmma_fence();
         multiply_scores<D>(s, q, m.k[scores_turn.stage]);
@@ -263,6 +284,7 @@ __device__ void consume(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
         wgmma_fence();
         multiply_values<D>(rows.out, probabilities, m.v[values_turn.stage]);
         wgmma_commit();
+        arrive_threads(4 - warpgroup, 256);
         wgmma_wait<1>();
         pin(s);
         if (threadIdx.x % 128 == 0) arrive(m.k_empty[scores_turn.stage]);
@@ -291,15 +313,20 @@ __device__ void consume(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
       if (threadIdx.x % 128 == 0) arrive(m.v_empty[values_turn.stage]);
       values_turn.next();
     }
-    write_rows<D, own>(p, m, rows, row0, head, parity);
+    write_rows<D, own>(p, m, rows, scores, row0, head, parity);
     parity ^= 1;
   }
+  finish_sending(m);
+  if (warpgroup == 0) sync_threads(3, 256);
 }
 
 template <int D, bool own>
-__global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Args p) {
+__global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __grid_constant__ Args p) {
+#ifdef RATTAN_HOPPER_CODE
   extern __shared__ uint8_t memory[];
   auto& m = *reinterpret_cast<Memory<D, own>*>((reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024);
+  // With causal intervals the last tiles are the slowest; they come first.
+  const int64_t row0 = int64_t{gridDim.x - 1 - blockIdx.x} * kRows;
   if (threadIdx.x == 0) {
     init_barrier(m.q_full, 1);
     for (int s = 0; s < kStages; ++s) {
@@ -311,9 +338,9 @@ __global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Ar
     init_barrier(m.own_full, 1);
     init_barrier(m.own_empty, 8);
     fence_barriers();
+    arrive_expecting(m.q_full, kRows * D * 2);
+    copy_tile<kRows, D>(m.q, p.q, m.q_full, blockIdx.y, static_cast<int>(row0));
   }
-  // With causal intervals the last tiles are the slowest; they come first.
-  const int64_t row0 = int64_t{gridDim.x - 1 - blockIdx.x} * kRows;
   m.span.load(p.a.begin, p.a.end, row0, p.a.queries);
   if (threadIdx.x < 128) {
     keep_registers<24>();
@@ -322,6 +349,7 @@ __global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Ar
     take_registers<240>();
     consume<D, own>(p, m, row0, blockIdx.y);
   }
+#endif
 }
 
 template <class T>

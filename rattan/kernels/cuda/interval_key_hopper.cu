@@ -10,7 +10,6 @@ namespace rattan::kernels::cuda {
 
 namespace interval_key_hopper_file {
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kKeys = 128, kRows = 64, kStages = 3, kThreads = 384;
 
 // What the rows of a tile see: [low, high) holds all intervals; each row sees [most_begin, least_end). least_end is 0
@@ -218,19 +217,21 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
       if (!whole) hide(s, rows, own);
       unsigned probabilities[kRows / 16][4];
       pack(probabilities, s);
-      wgmma_wait<0>();
+      wgmma_fence();
+      multiply_rows<D>(dv, probabilities, d_o);
+      wgmma_commit();
+      wgmma_wait<1>();
       pin(dp);
 #pragma unroll
       for (int n = 0; n < kRows / 8; ++n) {
         const auto delta = load_pack<2>(rows.delta + n * 8 + lane % 4 * 2);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) s[n][j] *= dp[n][j] - delta.item[j % 2];
+        for (int j = 0; j < 4; ++j) dp[n][j] = s[n][j] * (dp[n][j] - delta.item[j % 2]);
       }
-      if (!whole) hide(s, rows, own);  // keys that nobody sees may hold anything
+      if (!whole) hide(dp, rows, own);  // keys that nobody sees may hold anything
       unsigned d_scores[kRows / 16][4];
-      pack(d_scores, s);
+      pack(d_scores, dp);
       wgmma_fence();
-      multiply_rows<D>(dv, probabilities, d_o);
       multiply_rows<D>(dk, d_scores, q);
       wgmma_commit();
       wgmma_wait<0>();
@@ -246,7 +247,8 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
 }
 
 template <class U, int D>
-__global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Args<U> p) {
+__global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __grid_constant__ Args<U> p) {
+#ifdef RATTAN_HOPPER_CODE
   extern __shared__ uint8_t memory[];
   auto& m = *reinterpret_cast<Memory<D>*>((reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024);
   if (threadIdx.x == 0) {
@@ -267,6 +269,7 @@ __global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Ar
     take_registers<240>();
     consume<U, D>(p, m, key0, blockIdx.y, range);
   }
+#endif
 }
 
 template <class U, int D>

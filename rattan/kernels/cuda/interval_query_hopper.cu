@@ -11,7 +11,6 @@ namespace rattan::kernels::cuda {
 
 namespace interval_query_hopper_file {
 
-constexpr float kLog2e = 1.4426950408889634f;
 constexpr int kRows = 128, kKeys = 64, kStages = 3, kThreads = 384;
 
 template <int D>
@@ -34,10 +33,6 @@ template <class U, int D>
 __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head) {
   const int group = static_cast<int>(p.a.heads / p.a.kv_heads), row = static_cast<int>(row0);
   const bool leads = threadIdx.x == 0;
-  if (leads) {
-    arrive_expecting(m.q_full, kRows * D * 2);
-    copy_tile<kRows, D>(m.q, p.q, m.q_full, q_head, row);
-  }
   Turn<2> head_turn;
   Turn<kStages> turn;
   for (int head = q_head; head < p.a.heads; head += static_cast<int>(p.a.q_heads)) {
@@ -178,9 +173,11 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
 }
 
 template <class U, int D>
-__global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Args<U> p) {
+__global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __grid_constant__ Args<U> p) {
+#ifdef RATTAN_HOPPER_CODE
   extern __shared__ uint8_t memory[];
   auto& m = *reinterpret_cast<Memory<D>*>((reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024);
+  const int64_t row0 = int64_t{gridDim.x - 1 - blockIdx.x} * kRows;
   if (threadIdx.x == 0) {
     init_barrier(m.q_full, 1);
     for (int s = 0; s < 2; ++s) {
@@ -192,8 +189,9 @@ __global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Ar
       init_barrier(m.empty[s], 2);
     }
     fence_barriers();
+    arrive_expecting(m.q_full, kRows * D * 2);
+    copy_tile<kRows, D>(m.q, p.q, m.q_full, blockIdx.y, static_cast<int>(row0));
   }
-  const int64_t row0 = int64_t{gridDim.x - 1 - blockIdx.x} * kRows;
   m.span.load(p.a.begin, p.a.end, row0, p.a.queries);
   if (threadIdx.x < 128) {
     keep_registers<24>();
@@ -202,6 +200,7 @@ __global__ void __launch_bounds__(kThreads, 1) kernel(const __grid_constant__ Ar
     take_registers<240>();
     consume<U, D>(p, m, row0, blockIdx.y);
   }
+#endif
 }
 
 template <class U, int D>
