@@ -14,17 +14,20 @@ struct Timing {
 };
 
 struct Candidate {
-  std::function<void()> run;  // one call, finished on return
+  std::function<void()> run;           // one call, finished on return
+  std::function<void()> prepare = {};  // before each call, not timed; may be empty
+  bool warm = false;                   // was called once already
 };
 
 struct Budget {
   double seconds = 3;  // measuring time a candidate, about
   int64_t min_rounds = 3, max_rounds = 200;
+  double limit = 0;  // no more timed calls than fit these seconds, whatever min_rounds says, but one; 0: no limit
 };
 
-// Two untimed calls of each, then rounds of one timed call of each until the slowest has had its share. Calls
-// shorter than five milliseconds are timed in batches; of calls longer than two seconds the second counts too.
-// Exceptions pass through.
+// Two untimed calls of each, then rounds of timed calls, each candidate as often as its share of the budget allows
+// and the slow ones in evenly spread rounds. Calls shorter than five milliseconds are timed in batches; of calls
+// longer than two seconds the second counts too. Exceptions pass through.
 std::vector<Timing> interleave(const std::vector<Candidate>& candidates, const Budget& budget);
 
 Timing summarize(std::vector<double> seconds);

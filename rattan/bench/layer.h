@@ -1,12 +1,15 @@
 // One mixing layer (norm, projections, mixing, gate, residual) timed in training, prefill and decoding: the
 // single-layer protocol of RAT (arXiv 2507.04416, section 4), with every mixer in the same layer and run.
-//   train:   forward and backward, weight gradients included
+//   train:   forward and backward, gradients of weights and of the layer's inputs included
 //   prefill: a whole sequence into an empty state
 //   decode:  one token at the last position, on a state of T-1 tokens (random values, so nothing is skipped)
+// The layer runs as in a stack (layer_case.h): the addition of a branch to the residual stream is part of the norm
+// that follows it or of the projection before it. Before each call the caches of a GPU are filled with other data.
 #pragma once
 #include <ATen/core/Tensor.h>
 
 #include <nlohmann/json_fwd.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -19,8 +22,11 @@ struct LayerBench {
   std::vector<std::string> mixers = {"rat:16", "attention"};  // see mixer_options
   std::vector<int64_t> seq = {2048};
   int64_t batch = 1;
-  int64_t tokens = 0;  // a call; 0: batch rows, else batch = tokens / seq
+  int64_t tokens = 0;              // a call; 0: batch rows, else batch = tokens / seq
+  std::vector<int64_t> documents;  // lengths that fill each row, over and over; none: one document a row
   std::vector<std::string> modes = {"train", "prefill", "decode"};
+  std::string against;  // the mixer that speed is a multiple of; empty: see comparison_of
+  std::string note;     // goes into the report
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
   Budget budget;
@@ -30,7 +36,9 @@ struct LayerRow {
   std::string mixer, mode;
   int64_t seq = 0, batch = 0;
   Timing time;
-  double flops = 0, bytes = 0;  // of one call: arithmetic of the algorithm; weights and state that must be read
+  double flops = 0, bytes = 0;        // of one call: arithmetic of the algorithm; weights and state that must be read
+  std::optional<int64_t> peak_bytes;  // device memory of the subject at its peak: weights, inputs, activations
+  std::optional<double> clock_mhz;    // of the multiprocessors while it ran, median
 };
 
 struct Ceilings {
@@ -40,6 +48,7 @@ struct Ceilings {
 
 struct LayerReport {
   LayerBench config;
+  std::string device_name;  // of a GPU
   Ceilings ceilings;
   std::vector<LayerRow> rows;
 };
@@ -49,6 +58,9 @@ struct LayerReport {
 // benchmark takes "products", the matrix products of rat alone (products.h).
 // Returns the TOML of its [mixers.<name>] table. InputError for what is not one.
 std::string mixer_options(const std::string& name, const LayerBench& config);
+
+// What speed is measured against: attention around torch's kernel if it runs, else attention, else the last mixer.
+std::string comparison_of(const LayerBench& config);
 
 LayerReport run_layer_bench(const LayerBench& config);
 

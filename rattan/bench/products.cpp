@@ -5,7 +5,7 @@
 
 #include <optional>
 
-#include "rattan/bench/ceilings.h"
+#include "rattan/bench/device.h"
 #include "rattan/ops/ops.h"
 
 namespace rattan::bench {

@@ -45,14 +45,17 @@ void declare(CLI::App& verb) {
   auto flags = std::make_shared<Flags>();
   bench::LayerBench& b = flags->bench;
   verb.add_option("--mixers", b.mixers,
-                  "rat:L, swa:W, rnn, attention, attention:torch, products (rat's matrix products alone); "
-                  "the last is the comparison")
+                  "rat:L, swa:W, rnn, attention, attention:torch, products (rat's matrix products alone)")
       ->delimiter(',')
       ->capture_default_str();
   verb.add_option("--seq", b.seq, "sequence lengths")->delimiter(',')->capture_default_str();
   verb.add_option("--batch", b.batch, "sequences a call")->capture_default_str();
   verb.add_option("--tokens", b.tokens, "tokens a call instead of --batch: the batch is TOKENS / seq");
   verb.add_option("--mode", b.modes, "train, prefill, decode")->delimiter(',')->capture_default_str();
+  verb.add_option("--documents", b.documents, "lengths of documents that fill each row, over and over")
+      ->delimiter(',')
+      ->type_name("N,...");
+  verb.add_option("--against", b.against, "the mixer that speed compares with (attention, else the last)");
   verb.add_option("--d-model", b.d_model, "width")->capture_default_str();
   verb.add_option("--heads", b.heads, "heads")->capture_default_str();
   verb.add_option("--groups", b.groups, "query/key groups of rat")->capture_default_str();
@@ -63,6 +66,10 @@ void declare(CLI::App& verb) {
   verb.add_option("--rounds", b.budget.min_rounds, "timed calls of each at least, whatever they take")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  verb.add_option("--budget", b.budget.limit, "seconds of measuring no figure may exceed, down to one call; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb.add_option("--note", b.note, "a line for the report, such as the commit");
   verb.add_option("--plot", flags->plot, "write NAME-<mode>.svg: time against T")->type_name("NAME");
   verb.add_flag("--json", flags->json, "print one JSON document");
   verb.callback([flags] { run(*flags); });

@@ -9,10 +9,10 @@
 namespace rattan::cli {
 
 std::string cuda_path(int major, int minor) {
-  if (major < 8) return "none: the kernels need compute capability 8.0 (A100) or later";
-  if (major == 8) return "code for sm_80";
-  if (major == 9 && minor == 0) return "code for sm_90a (Hopper)";
-  return "code for sm_80, translated by the driver at the first run";
+  if (major < 8) return "unsupported: the kernels need compute capability 8.0 (A100) or later";
+  if (major == 8) return "portable kernels (mma.sync), code for sm_80";
+  if (major == 9 && minor == 0) return "Hopper kernels (wgmma), code for sm_90a";
+  return "portable kernels (mma.sync), code for sm_80, translated by the driver at the first run";
 }
 
 #ifdef RATTAN_WITH_CUDA

@@ -21,7 +21,7 @@ struct CudaReport {
 
 CudaReport cuda_report();
 
-// Which machine code a GPU of this compute capability runs.
+// Which kernels and machine code a GPU of this compute capability runs.
 std::string cuda_path(int major, int minor);
 
 }  // namespace rattan::cli

@@ -10,6 +10,7 @@ at::Tensor& Stream::resolve() {
   if (pending.defined()) {
     x = x + pending;
     pending = at::Tensor();
+    owned = true;
   }
   return x;
 }
@@ -30,7 +31,7 @@ void Block::add(std::string name, Branch branch) {
 at::Tensor Block::input_of(const Branch& branch, Stream& stream) const {
   if (branch.place != Place::pre) return stream.resolve().to(*compute_);
   auto [x, y] = branch.norm->add(stream.x, stream.pending, *compute_);
-  stream = {x, {}};
+  stream = {x, {}, stream.owned || stream.pending.defined()};
   return y;
 }
 
@@ -53,7 +54,12 @@ void Block::forward(Stream& stream, Call& call) {
 void Block::extend(Stream& stream, State& state, Call& call) {
   for (size_t i = 0; i < branches_.size(); ++i) {
     const Branch& branch = branches_[i];
-    leave(branch, stream, branch.fn->extend(input_of(branch, stream), state.child[names_[i]], call), call, i);
+    const at::Tensor input = input_of(branch, stream);
+    const bool offered = branch.place == Place::pre && stream.owned && branch.join->adds();
+    call.stream = offered && branch.fn->traits().adds_to_stream ? &stream.x : nullptr;
+    at::Tensor y = branch.fn->extend(input, state.child[names_[i]], call);
+    call.stream = nullptr;
+    if (y.defined()) leave(branch, stream, std::move(y), call, i);
   }
 }
 

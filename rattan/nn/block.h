@@ -10,10 +10,11 @@
 namespace rattan::nn {
 
 // The residual stream, in fp32 (float64 for float64), with the last branch not yet added: the next norm adds
-// it in the same pass.
+// it in the same pass, or, in extend, the branch may have added itself.
 struct Stream {
   at::Tensor x;        // [B, T, D]
   at::Tensor pending;  // [B, T, D] in the computing type, or undefined
+  bool owned = false;  // nobody else holds x, so it may be written
   at::Tensor& resolve();
 };
 
@@ -21,10 +22,12 @@ struct Stream {
 class Residual : public Module {
  public:
   virtual void join(Stream& stream, at::Tensor branch, Call& call) = 0;
+  virtual bool adds() const { return false; }  // join is a plain addition
 };
 class AddResidual : public Residual {
  public:
   void join(Stream& stream, at::Tensor branch, Call& call) override;
+  bool adds() const override { return true; }
 };
 
 // Where a branch's norm stands: pre: x = join(x, f(norm x)); post: x = norm(join(x, f(x))).

@@ -51,6 +51,10 @@ struct Call {
   Choices* choices = nullptr;
   State* carry = nullptr;  // forward: starts there and leaves the final state there, differentiably
 
+  // extend: the fp32 stream, where the mixer may add its output to it in place and return an undefined tensor.
+  // Offered only to mixers whose traits say that they take it; nullptr elsewhere.
+  at::Tensor* stream = nullptr;
+
   // Who attends: nullptr is the default core (core.h).
   AttentionCore* core = nullptr;
   State* core_state = nullptr;

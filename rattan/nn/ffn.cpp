@@ -26,7 +26,10 @@ class Ffn : public Mixer {
     if (call.layout.has_padding()) y = y * call.layout.valid().view({x.size(0), x.size(1), 1}).to(y.scalar_type());
     return y;
   }
-  at::Tensor extend(const at::Tensor& x, State&, Call& call) override { return forward(x, call); }
+  at::Tensor extend(const at::Tensor& x, State&, Call& call) override {
+    return call.layout.has_padding() ? forward(x, call) : down_.join(hidden(x), x, call);
+  }
+  Traits traits() const override { return {.adds_to_stream = true}; }
   double flops_per_token(int64_t) const override {
     return up_.flops() + down_.flops() + (gate_ ? gate_->flops() : 0.0);
   }

@@ -51,6 +51,10 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
 // a b of matrices, like at::mm, by the same choice.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b);
 void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b);  // c = a b, written in place
+// sum += x weight^T in place, for sum fp32 [..., out] and x [..., in], weight [out, in] in bf16: the product is not
+// rounded before it is added. False, and nothing is done, where that does not pay (product_choice.h) or gradients are
+// recorded.
+bool add_linear_(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight);
 // While one lives on a thread, its `linear` of few rows on a processor, where nothing is differentiated, takes a
 // kernel of its own. Decoding asks for it; training must not, since recomputed activations have to be equal bit
 // for bit with and without a gradient graph.

@@ -1,5 +1,5 @@
-// Which matrix products on a processor go to the project's own kernel and which to torch's library. Fixed figures:
-// nothing is timed at run time, so a machine always computes the same.
+// Which matrix products on a processor go to the project's own kernel and which to torch's library, and which take
+// an addition along. Fixed figures: nothing is timed at run time, so a machine always computes the same.
 #pragma once
 #include <cstdint>
 
@@ -20,5 +20,9 @@ inline bool own_product_is_faster(kernels::Isa isa) {
   return isa > kernels::Isa::avx512bf16;
 #endif
 }
+
+// Rows from which a product on CUDA is added to an fp32 stream as it is made. For 262,144 rows of 2,048 on an H100
+// that costs 0.4 ms more than the product alone and saves the next norm 1.1 ms. Few rows were not measured.
+inline constexpr int64_t add_linear_least_rows = 1024;
 
 }  // namespace rattan::ops

@@ -14,6 +14,7 @@
 
 #include "rattan/base/error.h"
 #include "rattan/bench/interleave.h"
+#include "rattan/bench/layer_case.h"
 
 namespace rattan::bench::layer_test {
 
@@ -76,6 +77,37 @@ TEST(LayerBench, BatchFollowsTheTokensOfACall) {
   EXPECT_EQ(report.rows[1].batch, 2);
 }
 
+TEST(LayerBench, DocumentsFillEachRow) {
+  LayerBench config = tiny();
+  config.mixers = {"rat:4", "rnn", "swa:8", "attention", "products"};
+  config.modes = {"train", "prefill"}, config.seq = {32}, config.documents = {7, 20};
+  EXPECT_EQ(documents_of(config, 32), (std::vector<int64_t>{7, 20, 5}));
+  EXPECT_EQ(documents_of(config, 6), (std::vector<int64_t>{6}));
+  EXPECT_EQ(documents_of(tiny(), 32), (std::vector<int64_t>{32}));
+  const LayerReport packed = run_layer_bench(config);
+  config.documents = {};
+  const LayerReport whole = run_layer_bench(config);
+  ASSERT_EQ(packed.rows.size(), whole.rows.size());
+  for (size_t i = 0; i < whole.rows.size(); ++i) {
+    // What attends to everything before it has less to do in short documents; the others have as much.
+    const bool same = whole.rows[i].mixer == "rnn" || whole.rows[i].mixer == "products";
+    EXPECT_EQ(packed.rows[i].flops == whole.rows[i].flops, same) << whole.rows[i].mixer;
+    EXPECT_LE(packed.rows[i].flops, whole.rows[i].flops) << whole.rows[i].mixer;
+  }
+  EXPECT_THAT(to_table(packed), HasSubstr("documents of 7, 20 tokens"));
+}
+
+TEST(LayerBench, ComparesWithAttentionUnlessToldOtherwise) {
+  LayerBench config = tiny();
+  EXPECT_EQ(comparison_of(config), "attention:torch");
+  config.mixers = {"attention", "rnn"};
+  EXPECT_EQ(comparison_of(config), "attention");
+  config.mixers = {"rat:4", "rnn"};
+  EXPECT_EQ(comparison_of(config), "rnn");
+  config.against = "rat:4";
+  EXPECT_EQ(comparison_of(config), "rat:4");
+}
+
 TEST(LayerBench, JsonHoldsEveryRow) {
   const nlohmann::json json = to_json(tiny_report());
   EXPECT_EQ(json.at("d_model"), 32);
@@ -83,8 +115,10 @@ TEST(LayerBench, JsonHoldsEveryRow) {
   ASSERT_EQ(json.at("rows").size(), tiny_report().rows.size());
   for (const nlohmann::json& row : json.at("rows")) {
     for (const char* key : {"mixer", "mode", "tokens", "batch", "seconds", "seconds_low", "seconds_high", "calls",
-                            "flops", "bytes", "speed"})
+                            "flops", "bytes", "flops_per_second", "share_of_ceiling", "speed"})
       EXPECT_TRUE(row.contains(key)) << key;
+    EXPECT_EQ(row.contains("multiple_of_products"), row.at("mixer") != "products");
+    EXPECT_FALSE(row.contains("peak_bytes")) << "a processor's memory is not counted";
     EXPECT_EQ(row.contains("outside_products"), row.at("mixer") == "rat:4");
     if (row.at("mixer") == "attention:torch") {
       EXPECT_EQ(row.at("speed"), 1);
@@ -138,6 +172,11 @@ TEST(LayerBench, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(refusal([](LayerBench& c) { c.batch = 0; }), HasSubstr("at least 1"));
   EXPECT_THAT(refusal([](LayerBench& c) { c.heads = 5; }), HasSubstr("5 heads"));
   EXPECT_THAT(refusal([](LayerBench& c) { c.groups = 3; }), HasSubstr("groups"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.against = "rat:5"; }), HasSubstr("rat:5"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.documents = {5}; }), HasSubstr("attention:torch"));
+  auto packed = [](LayerBench& c) { c.mixers = {"rnn"}, c.documents = {5}; };
+  EXPECT_THAT(refusal(packed), HasSubstr("decode"));
+  EXPECT_THAT(refusal([&](LayerBench& c) { packed(c), c.documents = {0}; }), HasSubstr("at least one token"));
 }
 
 TEST(Interleave, TakesTurns) {
@@ -152,6 +191,29 @@ TEST(Interleave, TakesTurns) {
   EXPECT_EQ(order, "aabbababab");
   ASSERT_EQ(times.size(), 2u);
   EXPECT_EQ(times[0].calls, 3);
+}
+
+TEST(Interleave, PreparesEveryCallAndSkipsTheFirstOfAWarmOne) {
+  std::string order;
+  auto note = [&](char name) {
+    return [&order, name] {
+      order += name;
+      if (name == 'a') std::this_thread::sleep_for(std::chrono::milliseconds(6));
+    };
+  };
+  interleave({{.run = note('a'), .prepare = note('p'), .warm = true}},
+             {.seconds = 0, .min_rounds = 2, .max_rounds = 2});
+  EXPECT_EQ(order, "papapa");
+}
+
+TEST(Interleave, ABudgetLimitsTheSlow) {
+  auto pause = [](int milliseconds) {
+    return Candidate{.run = [=] { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }};
+  };
+  const auto times =
+      interleave({pause(6), pause(40)}, {.seconds = 0, .min_rounds = 4, .max_rounds = 4, .limit = 0.045});
+  EXPECT_EQ(times[0].calls, 4);
+  EXPECT_EQ(times[1].calls, 1);
 }
 
 TEST(Interleave, MedianAndSpread) {

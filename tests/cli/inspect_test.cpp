@@ -140,9 +140,9 @@ TEST_F(Doctor, KnowsWhatItRunsOn) {
 }
 
 TEST(CudaPath, IsNamedForEveryCard) {
-  EXPECT_THAT(cuda_path(7, 5), HasSubstr("none"));
-  EXPECT_THAT(cuda_path(8, 6), HasSubstr("sm_80"));
-  EXPECT_THAT(cuda_path(9, 0), HasSubstr("sm_90a"));
+  EXPECT_THAT(cuda_path(7, 5), HasSubstr("unsupported"));
+  EXPECT_THAT(cuda_path(8, 6), HasSubstr("portable kernels (mma.sync)"));
+  EXPECT_THAT(cuda_path(9, 0), HasSubstr("Hopper kernels (wgmma)"));
   EXPECT_THAT(cuda_path(12, 0), HasSubstr("translated"));
 }
 

@@ -95,14 +95,14 @@ at::Tensor Rat::extend(const at::Tensor& x, State& state, Call& call) {
   if (fused(proj, call)) {
     auto [cos, sin] = tables(chunks, proj.device());
     ops::RatCarry storage{memory.ends_k, memory.ends_v, memory.running_k, memory.running_v};
-    return out_proj_(ops::rat_extend(proj, gate_bias_(at::kFloat), chunks.table, cos, sin, options_.n_heads,
-                                     options_.n_groups, options_.chunk, storage))
-        .view_as(x);
+    const at::Tensor mixed = ops::rat_extend(proj, gate_bias_(at::kFloat), chunks.table, cos, sin, options_.n_heads,
+                                             options_.n_groups, options_.chunk, storage);
+    return out_proj_.join(mixed, x, call);
   }
   auto [mixed, after] = compose(proj, chunks, memory, call);
   memory.ends_k.copy_(after.ends_k), memory.ends_v.copy_(after.ends_v);
   memory.running_k.copy_(after.running_k), memory.running_v.copy_(after.running_v);
-  return out_proj_(mixed).view_as(x);
+  return out_proj_.join(mixed, x, call);
 }
 
 StateSpec Rat::state_spec() const {

@@ -36,16 +36,16 @@ class Rnn : public Mixer {
   at::Tensor forward(const at::Tensor& x, Call& call) override {
     at::Tensor initial;
     if (call.carry && call.carry->t.contains("h")) initial = call.carry->t.at("h");
-    auto [y, last] = mix(x, initial, call);
+    auto [gated, last] = mix(x, initial, call);
     if (call.carry) call.carry->t = {{"h", last}};
-    return y;
+    return out_proj_(gated).view_as(x);
   }
 
   at::Tensor extend(const at::Tensor& x, State& state, Call& call) override {
     if (state.t.empty()) fail("extend needs a state made from state_spec()");
-    auto [y, last] = mix(x, state.t.at("h"), call);
+    auto [gated, last] = mix(x, state.t.at("h"), call);
     state.t.at("h").copy_(last);
-    return y;
+    return out_proj_.join(gated, x, call);
   }
 
   StateSpec state_spec() const override {
@@ -55,14 +55,16 @@ class Rnn : public Mixer {
     return spec;
   }
 
+  Traits traits() const override { return {.adds_to_stream = true}; }
   double flops_per_token(int64_t) const override { return in_proj_.flops() + out_proj_.flops(); }
 
  private:
+  // sigmoid(z') * h of every token, and h after the segments.
   std::pair<at::Tensor, at::Tensor> mix(const at::Tensor& x, const at::Tensor& before, const Call& call) const {
     const auto parts = in_proj_(x).view({-1, 3 * d_model_}).split(d_model_, 1);
     auto [h, after] = gated_scan(parts[1], parts[2], gate_bias_, call.layout, before);
     const at::Tensor gated = x.scalar_type() == at::kDouble ? at::sigmoid(parts[0]) * h : ops::sigmoid_mul(parts[0], h);
-    return {out_proj_(gated).view_as(x), after};
+    return {gated, after};
   }
 
   int64_t d_model_;

@@ -73,7 +73,7 @@ at::Tensor SoftmaxAttention::attend(const at::Tensor& x, const at::Tensor& q, co
   const double scale = 1 / std::sqrt(static_cast<double>(dim_));
   const AttnOut out =
       core_of(call).attend({.q = q, .kv = kv, .mask = mask, .scale = scale, .bias = {}, .extending = extending}, call);
-  return out_proj_(out.o.flatten(1)).view_as(x);
+  return out_proj_.join(out.o.flatten(1), x, call);
 }
 
 at::Tensor SoftmaxAttention::forward(const at::Tensor& x, Call& call) {
