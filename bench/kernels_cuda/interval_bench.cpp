@@ -60,7 +60,7 @@ void time_kernel(const char* name, int64_t size, double flops, F&& run) {
   }
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
-  std::printf("%-32s %7lld %9.3f ms (%.3f .. %.3f) %7.1f TFLOP/s\n", name, static_cast<long long>(size), median,
+  std::printf("%-34s %7lld %9.3f ms (%.3f .. %.3f) %7.1f TFLOP/s\n", name, static_cast<long long>(size), median,
               times.front(), times.back(), flops / median * 1e-9);
   std::fflush(stdout);
   check(cudaEventDestroy(start));

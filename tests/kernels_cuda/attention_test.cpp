@@ -148,9 +148,9 @@ TYPED_TEST(AttentionCuda, IsTheFormulaAndItsGradient) {
 }
 
 // An own entry is one more key that its row alone sees: from the reference's output and log-sum-exp follow those with
-// it. Every seventh row has none (score -inf) and a NaN for a value.
+// it. Every seventh row has none (score -inf) and a NaN for a value. Heads share `q_heads` queries.
 template <class T>
-void check_own_entries(const Shape& s, uint64_t seed) {
+void check_own_entries(const Shape& s, int64_t q_heads, uint64_t seed) {
   SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << s.queries << " queries, " << s.keys << " keys of "
                                     << s.dim);
   Rng rng(seed);
@@ -158,9 +158,14 @@ void check_own_entries(const Shape& s, uint64_t seed) {
                          {},        {},     {},      {},      {}};
   make_intervals(s, rng, problem.begin, problem.end);
   const int64_t width = s.heads * s.dim;
-  auto q = normal_on_device<T>(rng, s.queries, width, 0, 1.5), k = normal_on_device<T>(rng, s.keys, width, 0);
+  auto q = normal_on_device<T>(rng, s.queries, q_heads * s.dim, 0, 1.5), k = normal_on_device<T>(rng, s.keys, width, 0);
   auto v = normal_on_device<T>(rng, s.keys, width, 0), gate = normal_on_device<T>(rng, s.queries, width, 0);
-  problem.q = q.host().values(), problem.k = k.host().values(), problem.v = v.host().values();
+  const auto queries = q.host().values();
+  for (int64_t i = 0; i < s.queries * s.heads; ++i) {
+    const auto row = queries.begin() + (i / s.heads * q_heads + i % s.heads % q_heads) * s.dim;
+    problem.q.insert(problem.q.end(), row, row + s.dim);
+  }
+  problem.k = k.host().values(), problem.v = v.host().values();
   const auto others = ref::attention_forward(problem);
   auto score = Rows<float>::normal(rng, s.queries, s.heads);
   auto value = Rows<T>::normal(rng, s.queries, width);
@@ -185,7 +190,7 @@ void check_own_entries(const Shape& s, uint64_t seed) {
   DeviceRows<float> score_d(score, s.queries), lse_d(s.queries, s.heads);
   DeviceRows<T> value_d(value, s.queries), o_d(s.queries, width), y_d(s.queries, width);
   cuda::IntervalForward<T> f;
-  f.queries = s.queries, f.keys = s.keys, f.heads = f.q_heads = f.kv_heads = s.heads, f.dim = s.dim;
+  f.queries = s.queries, f.keys = s.keys, f.heads = f.kv_heads = s.heads, f.q_heads = q_heads, f.dim = s.dim;
   f.scale = static_cast<float>(problem.scale), f.begin = begin.data(), f.end = end.data(), f.lse = lse_d.data();
   f.q = q.heads_view(s.dim), f.k = k.heads_view(s.dim), f.v = v.heads_view(s.dim), f.o = o_d.heads(s.dim);
   f.own = {score_d.data(), value_d.heads_view(s.dim), gate.heads_view(s.dim), y_d.heads(s.dim)};
@@ -205,13 +210,14 @@ void check_own_entries(const Shape& s, uint64_t seed) {
 TYPED_TEST(AttentionCuda, AnOwnEntryIsOneMoreKey) {
   RATTAN_NEEDS_GPU();
   uint64_t seed = 4050;
-  for (const Shape& shape : {Shape{300, 300, 2, 2, 128, 0, Intervals::packed},
-                             {200, 500, 2, 2, 64, 0, Intervals::random},
-                             {130, 20, 3, 3, 128, 0, Intervals::random},
-                             {70, 90, 2, 2, 33, 0, Intervals::causal},
-                             {150, 150, 2, 2, 80, 0, Intervals::packed},
-                             {5, 400, 2, 2, 128, 0, Intervals::steps}})
-    check_own_entries<TypeParam>(shape, seed++);
+  for (const Shape& shape : {Shape{300, 300, 6, 6, 128, 0, Intervals::packed},
+                             {200, 500, 6, 6, 64, 0, Intervals::random},
+                             {130, 20, 6, 6, 128, 0, Intervals::random},
+                             {70, 90, 6, 6, 33, 0, Intervals::causal},
+                             {150, 150, 6, 6, 80, 0, Intervals::packed},
+                             {5, 400, 6, 6, 128, 0, Intervals::steps}}) {
+    for (int64_t q_heads : {1, 2, 6}) check_own_entries<TypeParam>(shape, q_heads, seed++);
+  }
 }
 
 // Rows that see nothing and keys that nobody sees may hold anything, NaN too.

@@ -129,62 +129,72 @@ __device__ void pin(float (&acc)[N][4]) {
   }
 }
 
-// Operand summed over its channels; `tile` is at its first row and at the first of the 64 channels.
-__device__ inline uint64_t by_channels(const bf16* tile) {
-  return (shared_address(tile) >> 4 & 0x3fff) | uint64_t{1} << 16 | uint64_t{1024 >> 4} << 32 | uint64_t{1} << 62;
+// The low half of an operand's descriptor; the high half is the same for all. A step inside a tile is added to it in
+// units of 16 bytes. Computed from lane 0's view, so that the compiler knows it to be the same in the whole warp.
+// Operand summed over its channels; `tile` is at its first row and at the first of 64 channels.
+__device__ inline unsigned by_channels(const bf16* tile) {
+  return __shfl_sync(kAllLanes, shared_address(tile) >> 4 | 1u << 16, 0);
 }
 // Operand summed over its rows; tiles of R rows.
 template <int R>
-__device__ uint64_t by_rows(const bf16* tile) {
-  return (shared_address(tile) >> 4 & 0x3fff) | uint64_t{R * 128 >> 4} << 16 | uint64_t{1024 >> 4} << 32 |
-         uint64_t{1} << 62;
+__device__ unsigned by_rows(const bf16* tile) {
+  return __shfl_sync(kAllLanes, shared_address(tile) >> 4 | unsigned{R * 128 >> 4} << 16, 0);
 }
+// The step to channel c of a tile of R rows, summed over channels, and the step to row r, summed over rows.
+template <int R>
+__device__ constexpr unsigned channel_step(int c) {
+  return static_cast<unsigned>(c / 64 * R * 128 + c % 64 * 2) / 16;
+}
+__device__ constexpr unsigned row_step(int r) { return static_cast<unsigned>(r) * 128 / 16; }
 
+// In all of these the high half of a descriptor says: 8 rows are 1,024 bytes apart, 128-byte swizzle.
 // c[64, 64] = a b (+ c if `add`), 16 summands; a: summed over channels.
 template <bool b_by_rows>
-__device__ void wgmma(float (&c)[8][4], uint64_t a, uint64_t b, bool add) {
+__device__ void wgmma(float (&c)[8][4], unsigned a, unsigned b, bool add) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "{\n.reg .pred p;\n.reg .b64 a, b;\nmov.b64 a, {%32, 1073741888};\nmov.b64 b, {%33, 1073741888};\n"
+      "setp.ne.b32 p, %34, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "
       "%24, %25, %26, %27, %28, %29, %30, %31"
-      "}, %32, %33, p, 1, 1, 0, %35;\n}\n"
+      "}, a, b, p, 1, 1, 0, %35;\n}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
         "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
         "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
         "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
         "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(b_by_rows)));
+      : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(b_by_rows)));
 }
 
 // c[64, 64] = a b (+ c if `add`), 16 summands; a: registers laid out like accumulators.
 template <bool b_by_rows>
-__device__ void wgmma(float (&c)[8][4], const unsigned (&a)[4], uint64_t b, bool add) {
+__device__ void wgmma(float (&c)[8][4], const unsigned (&a)[4], unsigned b, bool add) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "{\n.reg .pred p;\n.reg .b64 b;\nmov.b64 b, {%36, 1073741888};\nsetp.ne.b32 p, %37, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "
       "%24, %25, %26, %27, %28, %29, %30, %31"
-      "}, {%32, %33, %34, %35}, %36, p, 1, 1, %38;\n}\n"
+      "}, {%32, %33, %34, %35}, b, p, 1, 1, %38;\n}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
         "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
         "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
         "+f"(c[5][1]), "+f"(c[5][2]), "+f"(c[5][3]), "+f"(c[6][0]), "+f"(c[6][1]), "+f"(c[6][2]), "+f"(c[6][3]),
         "+f"(c[7][0]), "+f"(c[7][1]), "+f"(c[7][2]), "+f"(c[7][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)),
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)),
         "n"(static_cast<int>(b_by_rows)));
 }
 
 // c[64, 128] = a b (+ c if `add`), 16 summands; a: summed over channels.
 template <bool b_by_rows>
-__device__ void wgmma(float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
+__device__ void wgmma(float (&c)[16][4], unsigned a, unsigned b, bool add) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "{\n.reg .pred p;\n.reg .b64 a, b;\nmov.b64 a, {%64, 1073741888};\nmov.b64 b, {%65, 1073741888};\n"
+      "setp.ne.b32 p, %66, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "
       "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "
       "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, %64, %65, p, 1, 1, 0, %67;\n}\n"
+      "}, a, b, p, 1, 1, 0, %67;\n}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
         "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
         "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
@@ -195,19 +205,19 @@ __device__ void wgmma(float (&c)[16][4], uint64_t a, uint64_t b, bool add) {
         "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]),
         "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]), "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]),
         "+f"(c[15][3])
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(b_by_rows)));
+      : "r"(a), "r"(b), "r"(static_cast<int>(add)), "n"(static_cast<int>(b_by_rows)));
 }
 
 // c[64, 128] = a b (+ c if `add`), 16 summands; a: registers laid out like accumulators.
 template <bool b_by_rows>
-__device__ void wgmma(float (&c)[16][4], const unsigned (&a)[4], uint64_t b, bool add) {
+__device__ void wgmma(float (&c)[16][4], const unsigned (&a)[4], unsigned b, bool add) {
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"
+      "{\n.reg .pred p;\n.reg .b64 b;\nmov.b64 b, {%68, 1073741888};\nsetp.ne.b32 p, %69, 0;\n"
       "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 {"
       "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, "
       "%24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, "
       "%46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-      "}, {%64, %65, %66, %67}, %68, p, 1, 1, %70;\n}\n"
+      "}, {%64, %65, %66, %67}, b, p, 1, 1, %70;\n}\n"
       : "+f"(c[0][0]), "+f"(c[0][1]), "+f"(c[0][2]), "+f"(c[0][3]), "+f"(c[1][0]), "+f"(c[1][1]), "+f"(c[1][2]),
         "+f"(c[1][3]), "+f"(c[2][0]), "+f"(c[2][1]), "+f"(c[2][2]), "+f"(c[2][3]), "+f"(c[3][0]), "+f"(c[3][1]),
         "+f"(c[3][2]), "+f"(c[3][3]), "+f"(c[4][0]), "+f"(c[4][1]), "+f"(c[4][2]), "+f"(c[4][3]), "+f"(c[5][0]),
@@ -218,7 +228,7 @@ __device__ void wgmma(float (&c)[16][4], const unsigned (&a)[4], uint64_t b, boo
         "+f"(c[12][1]), "+f"(c[12][2]), "+f"(c[12][3]), "+f"(c[13][0]), "+f"(c[13][1]), "+f"(c[13][2]), "+f"(c[13][3]),
         "+f"(c[14][0]), "+f"(c[14][1]), "+f"(c[14][2]), "+f"(c[14][3]), "+f"(c[15][0]), "+f"(c[15][1]), "+f"(c[15][2]),
         "+f"(c[15][3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)),
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b), "r"(static_cast<int>(add)),
         "n"(static_cast<int>(b_by_rows)));
 }
 

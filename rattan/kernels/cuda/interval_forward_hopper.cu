@@ -41,17 +41,7 @@ __device__ void produce(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
   Turn<kStages> turn;
   unsigned parity = 1;
   for (int head = q_head; head < p.a.heads; head += static_cast<int>(p.a.q_heads)) {
-    if constexpr (own) {
-      wait(m.own_empty, parity);
-      parity ^= 1;
-      if (leads) {
-        arrive_expecting(m.own_full, 2 * kRows * D * 2);
-        copy_tile<kRows, D>(m.value, p.value, m.own_full, head, static_cast<int>(row0));
-        copy_tile<kRows, D>(m.gate, p.gate, m.own_full, head, static_cast<int>(row0));
-      }
-    }
-    for (int key = m.span.next_seen(m.span.low, kKeys); key < m.span.high;
-         key = m.span.next_seen(int64_t{key} + kKeys, kKeys)) {
+    auto load_block = [&](int key) {
       wait(m.k_empty[turn.stage], turn.parity ^ 1);
       if (leads) {
         arrive_expecting(m.k_full[turn.stage], kKeys * D * 2);
@@ -63,7 +53,23 @@ __device__ void produce(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
         copy_tile<kKeys, D>(m.v[turn.stage], p.v, m.v_full[turn.stage], head / group, key);
       }
       turn.next();
+    };
+    int key = m.span.next_seen(m.span.low, kKeys);
+    // The memory of the own entries becomes free when the consumers are at their first block of this head.
+    if (key < m.span.high) {
+      load_block(key);
+      key = m.span.next_seen(int64_t{key} + kKeys, kKeys);
     }
+    if constexpr (own) {
+      wait(m.own_empty, parity);
+      parity ^= 1;
+      if (leads) {
+        arrive_expecting(m.own_full, 2 * kRows * D * 2);
+        copy_tile<kRows, D>(m.value, p.value, m.own_full, head, static_cast<int>(row0));
+        copy_tile<kRows, D>(m.gate, p.gate, m.own_full, head, static_cast<int>(row0));
+      }
+    }
+    for (; key < m.span.high; key = m.span.next_seen(int64_t{key} + kKeys, kKeys)) load_block(key);
   }
 }
 
@@ -119,17 +125,16 @@ struct Rows {
 
 template <int D>
 __device__ void multiply_scores(float (&s)[kKeys / 8][4], const bf16* q, const bf16* k) {
+  const unsigned a = by_channels(q), b = by_channels(k);
 #pragma unroll
-  for (int c = 0; c < D; c += 16) {
-    wgmma<false>(s, by_channels(q + c / 64 * kRows * 64 + c % 64), by_channels(k + c / 64 * kKeys * 64 + c % 64),
-                 c > 0);
-  }
+  for (int c = 0; c < D; c += 16) wgmma<false>(s, a + channel_step<kRows>(c), b + channel_step<kKeys>(c), c > 0);
 }
 
 template <int D>
 __device__ void multiply_values(float (&out)[D / 8][4], const unsigned (&p)[kKeys / 16][4], const bf16* v) {
+  const unsigned b = by_rows<kKeys>(v);
 #pragma unroll
-  for (int j = 0; j < kKeys / 16; ++j) wgmma<true>(out, p[j], by_rows<kKeys>(v + j * 16 * 64), true);
+  for (int j = 0; j < kKeys / 16; ++j) wgmma<true>(out, p[j], b + row_step(j * 16), true);
 }
 
 // Values that no row sees become zeros, so that whatever lies there (NaN too) stays out of the products. Each

@@ -141,17 +141,16 @@ __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t key0, int kv_hea
 // s[64 keys, 64 rows] = keys rows^T
 template <int D>
 __device__ void multiply_scores(float (&s)[kRows / 8][4], const bf16* keys, const bf16* rows) {
+  const unsigned a = by_channels(keys), b = by_channels(rows);
 #pragma unroll
-  for (int c = 0; c < D; c += 16) {
-    wgmma<false>(s, by_channels(keys + c / 64 * kKeys * 64 + c % 64), by_channels(rows + c / 64 * kRows * 64 + c % 64),
-                 c > 0);
-  }
+  for (int c = 0; c < D; c += 16) wgmma<false>(s, a + channel_step<kKeys>(c), b + channel_step<kRows>(c), c > 0);
 }
 
 template <int D>
 __device__ void multiply_rows(float (&acc)[D / 8][4], const unsigned (&p)[kRows / 16][4], const bf16* rows) {
+  const unsigned b = by_rows<kRows>(rows);
 #pragma unroll
-  for (int j = 0; j < kRows / 16; ++j) wgmma<true>(acc, p[j], by_rows<kRows>(rows + j * 16 * 64), true);
+  for (int j = 0; j < kRows / 16; ++j) wgmma<true>(acc, p[j], b + row_step(j * 16), true);
 }
 
 // Rows that see nothing become zeros: whatever they contain (NaN too) stays out of the products. Each warpgroup
@@ -180,6 +179,15 @@ __device__ inline void hide(float (&s)[kRows / 8][4], const Statistics& rows, in
   }
 }
 
+// Score gradients of hidden keys, which may hold anything, become 0 as their probabilities `s` are.
+__device__ inline void hide_where_zero(float (&dp)[kRows / 8][4], const float (&s)[kRows / 8][4]) {
+#pragma unroll
+  for (int n = 0; n < kRows / 8; ++n) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) dp[n][j] = s[n][j] == 0 ? 0.0f : dp[n][j];
+  }
+}
+
 template <class U, int D>
 __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_head, int2 range) {
   const int warpgroup = threadIdx.x / 128 - 1, lane = threadIdx.x % 32,
@@ -192,9 +200,10 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
   clear(dv);
   wait(m.keys_full, 0);
   Turn<kStages> turn;
-  for (int tile = next_tile(p.tiles, range.x, range.y, block0); tile < range.y;
-       tile = next_tile(p.tiles, tile + 1, range.y, block0)) {
+  int tile = next_tile(p.tiles, range.x, range.y, block0);
+  while (tile < range.y) {
     const Tile seen = p.tiles[tile];
+    int following = range.y;
     const bool whole = seen.most_begin <= key0 && seen.least_end >= key0 + 64;
     for (int i = 0; i < group; ++i) {
       wait(m.full[turn.stage], turn.parity);
@@ -206,6 +215,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
       wgmma_commit();
       multiply_scores<D>(dp, v, d_o);
       wgmma_commit();
+      if (i == 0) following = next_tile(p.tiles, tile + 1, range.y, block0);  // while the products are made
       wgmma_wait<1>();
       pin(s);
 #pragma unroll
@@ -228,7 +238,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
 #pragma unroll
         for (int j = 0; j < 4; ++j) dp[n][j] = s[n][j] * (dp[n][j] - delta.item[j % 2]);
       }
-      if (!whole) hide(dp, rows, own);  // keys that nobody sees may hold anything
+      if (!whole) hide_where_zero(dp, s);
       unsigned d_scores[kRows / 16][4];
       pack(d_scores, dp);
       wgmma_fence();
@@ -240,6 +250,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
       if (threadIdx.x % 128 == 0) arrive(m.empty[turn.stage]);
       turn.next();
     }
+    tile = following;
   }
   const int dim = static_cast<int>(p.a.dim);
   write_accumulators(p.a.dk, kv_head, key0, p.a.keys, dim, dk, p.a.scale, p.a.accumulate);

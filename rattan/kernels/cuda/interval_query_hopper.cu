@@ -57,11 +57,9 @@ __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
 
 template <int D>
 __device__ void multiply_scores(float (&s)[kKeys / 8][4], const bf16* rows, const bf16* keys) {
+  const unsigned a = by_channels(rows), b = by_channels(keys);
 #pragma unroll
-  for (int c = 0; c < D; c += 16) {
-    wgmma<false>(s, by_channels(rows + c / 64 * kRows * 64 + c % 64), by_channels(keys + c / 64 * kKeys * 64 + c % 64),
-                 c > 0);
-  }
+  for (int c = 0; c < D; c += 16) wgmma<false>(s, a + channel_step<kRows>(c), b + channel_step<kKeys>(c), c > 0);
 }
 
 // Keys that no row sees become zeros: whatever lies there (NaN too) stays out of dq.
@@ -155,10 +153,9 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
       zero_unseen<D>(m.span, m.k[turn.stage], key0, warpgroup);
       pin(dq);
       wgmma_fence();
+      const unsigned keys = by_rows<kKeys>(m.k[turn.stage]);
 #pragma unroll
-      for (int j = 0; j < kKeys / 16; ++j) {
-        wgmma<true>(dq, d_scores[j], by_rows<kKeys>(m.k[turn.stage] + j * 16 * 64), true);
-      }
+      for (int j = 0; j < kKeys / 16; ++j) wgmma<true>(dq, d_scores[j], keys + row_step(j * 16), true);
       wgmma_commit();
       wgmma_wait<0>();
       pin(dq);
