@@ -22,9 +22,11 @@ std::vector<Segment> whole_rows(int64_t rows, int64_t tokens, bool states) {
 }  // namespace layout_file
 
 at::Tensor int_table(const std::vector<int32_t>& values, int64_t columns, at::Device device) {
-  at::Tensor host = at::empty({static_cast<int64_t>(values.size()) / columns, columns}, at::kInt);
+  // From pinned memory the copy waits in the stream and the host goes on to what is computed next.
+  const auto options = at::TensorOptions().dtype(at::kInt).pinned_memory(device.is_cuda());
+  at::Tensor host = at::empty({static_cast<int64_t>(values.size()) / columns, columns}, options);
   if (!values.empty()) std::memcpy(host.data_ptr<int32_t>(), values.data(), values.size() * sizeof(int32_t));
-  return host.to(device);
+  return host.to(device, /*non_blocking=*/true);
 }
 
 Layout Layout::uniform(int64_t rows, int64_t tokens, at::Device device, bool states) {
