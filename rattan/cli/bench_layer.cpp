@@ -63,7 +63,7 @@ void declare(CLI::App& verb) {
   verb.add_option("--dtype", flags->dtype, "fp32 or bf16")->capture_default_str();
   verb.add_option("--threads", flags->threads, "0: one a core");
   verb.add_option("--seconds", b.budget.seconds, "measuring time for each figure, about")->capture_default_str();
-  verb.add_option("--rounds", b.budget.min_rounds, "timed calls of each at least, whatever they take")
+  verb.add_option("--rounds", b.budget.min_rounds, "timed calls of each at least, unless --budget allows fewer")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
   verb.add_option("--budget", b.budget.limit, "seconds of measuring no figure may exceed, down to one call; 0: none")

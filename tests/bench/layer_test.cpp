@@ -211,7 +211,7 @@ TEST(Interleave, ABudgetLimitsTheSlow) {
     return Candidate{.run = [=] { std::this_thread::sleep_for(std::chrono::milliseconds(milliseconds)); }};
   };
   const auto times =
-      interleave({pause(6), pause(40)}, {.seconds = 0, .min_rounds = 4, .max_rounds = 4, .limit = 0.045});
+      interleave({pause(6), pause(100)}, {.seconds = 0, .min_rounds = 4, .max_rounds = 4, .limit = 0.15});
   EXPECT_EQ(times[0].calls, 4);
   EXPECT_EQ(times[1].calls, 1);
 }
