@@ -76,6 +76,17 @@ std::vector<Shape> shapes() {
       {2, 1, 200, 7, 3, true, {{0, 0, 40, 0}}},
       {4, 2, 128, 16, 0, true, {{40, 3, 1, 0}, {61, 15, 1, 0}, {33, 0, 1, 0}, {70, 9, 1, 0}}},  // decoding steps
       {2, 2, 64, 4, 0, true, {{100, 2, 3, 0}, {0, 0, 1, 0}}},
+      // Chunks of one piece of 16 tokens, of several, and with a last piece of one token; few, so that heads of a group
+      // are shared between blocks.
+      {6, 3, 96, 17, 0, true, {{0, 0, 100, 0}, {2, 16, 30, 1}}},
+      {4, 2, 64, 40, 0, true, {{0, 0, 200, 0}, {1, 7, 90, 3}}},
+      {8, 2, 128, 64, 0, true, {{0, 0, 300, 0}, {1, 33, 64, 0}}},
+      {4, 1, 128, 333, 0, true, {{0, 0, 333, 0}}},
+      {3, 2, 6, 20, 1, true, {{0, 0, 85, 2}, {1, 18, 30, 0}}},  // pairs of channels do not go together
+      {2, 1, 100, 2, 0, true, {{0, 0, 31, 0}}},
+      {4, 4, 32, 5, 2, true, {{0, 0, 64, 0}, {3, 4, 11, 0}}},
+      {70, 2, 8, 16, 0, true, {{0, 0, 50, 0}}},                // more heads a group than a block takes
+      {4, 2, 32, 4, 0, true, {{0, 0, 700, 0}, {0, 0, 403, 7}}},  // enough chunks that a block takes a group
   };
 }
 

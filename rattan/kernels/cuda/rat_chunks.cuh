@@ -1,0 +1,235 @@
+// What a block of the chunk step of RAT backward works with (rat_chunks.cu): its memory, its heads, the states at the
+// starts of pieces, the inputs of a head that are loaded one head ahead.
+#pragma once
+#include "rattan/kernels/cuda/rat_piece.cuh"
+
+namespace rattan::kernels::cuda {
+
+namespace rat_chunks_file {
+
+template <class T>
+struct Chunks {
+  RatBackward<T> a;
+  ChunkRows<const T> dy;
+  ChunkRows<const float> dq;
+  const float* delta;
+  float *states, *d_bias, *sums;
+  int heads;  // a slice
+};
+
+// Shared memory of a block. Sums, keys and biases are each thread's own.
+template <class T, int kThreads>
+struct Shared {
+  static constexpr int E = kChannels<T>;
+  static constexpr int kWide = kThreads * E;  // a row of a stream; fixed, so that its address needs no register
+  using Pairs = Pack<float, 2 * E>;
+  Pairs* sums;      // [threads, 16], rows of 17: no two threads in one bank; dk', then the local dq
+  Pairs* keys;      // likewise: k', then q
+  float2* weights;  // [warps, 16]: probability and score gradient of the local entry
+  float* parts;     // [2, 2, warps, 16]: q.k~ and dy.v~ as each warp adds them up, in turns
+  float* d_bias;    // [heads, threads, E]
+  T* streams;       // [3, 16, kWide]: g', v, dy of a head of a piece
+  static constexpr int kRow = kRatPiece + 1;
+  static int64_t bytes(int heads, int threads) {
+    return int64_t{threads} * (2 * kRow * 8 * E + 4 * E * heads) + 3 * kRatPiece * kThreads * 4 +
+           threads / 32 * kRatPiece * (8 + 16);
+  }
+  __device__ explicit Shared(char* memory) {
+    const int threads = static_cast<int>(blockDim.x), warps = threads / 32;
+    sums = reinterpret_cast<Pairs*>(memory) + threadIdx.x * kRow;
+    keys = sums + threads * kRow;
+    memory += 2 * threads * kRow * 8 * E;
+    streams = reinterpret_cast<T*>(memory);
+    memory += 3 * kRatPiece * kThreads * 4;
+    weights = reinterpret_cast<float2*>(memory) + threadIdx.x / 32 * kRatPiece;
+    parts = reinterpret_cast<float*>(memory + warps * kRatPiece * 8);
+    d_bias = parts + 4 * warps * kRatPiece + threadIdx.x * E;
+  }
+  // This thread's channels of a stream.
+  __device__ unsigned stream(int number, int token) const {
+    return reinterpret_cast<const unsigned*>(streams)[(number * kRatPiece + token) * kThreads + threadIdx.x];
+  }
+};
+
+// Copies streams of a head of a piece into shared memory while the block works on the head before: 16 bytes at a time
+// where kVector allows them, of whichever channels. They are there after wait() and a barrier.
+template <class T, bool kVector>
+struct Copier {
+  static constexpr int kUnit = 8;  // channels of bf16
+  int token, step, channel;        // of the first unit; tokens between the units of this thread
+
+  __device__ explicit Copier(int dim) {
+    const int units = dim / kUnit > 0 ? dim / kUnit : 1, threads = static_cast<int>(blockDim.x);
+    step = threads / units;
+    token = static_cast<int>(threadIdx.x) < step * units ? static_cast<int>(threadIdx.x) / units : kRatPiece;
+    channel = static_cast<int>(threadIdx.x) % units * kUnit;
+  }
+  // `from`: the head's first channel of the piece's first token.
+  template <int kThreads>
+  __device__ __forceinline__ void copy(const Shared<T, kThreads>& shared, int stream, const T* from, int row, int count,
+                                       const Mine<T>& mine) const {
+    constexpr int wide = Shared<T, kThreads>::kWide;
+    T* to = shared.streams + stream * kRatPiece * wide;
+    if constexpr (kVector && sizeof(T) == 2) {
+      auto address = static_cast<unsigned>(__cvta_generic_to_shared(to + token * wide + channel));
+      from += int64_t{token} * row + channel;
+      const int64_t ahead = int64_t{step} * row;
+#pragma unroll 4
+      for (int l = token; l < count; l += step) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+        address += step * wide * sizeof(T);
+        from += ahead;
+      }
+    } else {
+      unsigned raw[kRatPiece];
+      load_piece<kVector, false>(raw, from + mine.channel, row, count, mine);
+      auto* words = reinterpret_cast<unsigned*>(to) + threadIdx.x;
+#pragma unroll
+      for (int j = 0; j < kRatPiece; ++j) {
+        if (j < count && mine.active) words[j * kThreads] = raw[j];
+      }
+    }
+  }
+  __device__ static void wait() {
+    if constexpr (kVector && sizeof(T) == 2) asm volatile("cp.async.wait_all;" ::: "memory");
+  }
+};
+
+// What a block works on.
+template <class T>
+struct Block {
+  int dim, groups, group, slice, first, heads;  // heads first, first + groups, ...
+  int64_t width, chunk;
+  RatChunk c;
+  Mine<T> mine;
+
+  __device__ explicit Block(const Chunks<T>& p) : mine(static_cast<int>(p.a.shape.dim)) {
+    const int all = static_cast<int>(p.a.shape.heads);
+    dim = static_cast<int>(p.a.shape.dim), groups = static_cast<int>(p.a.shape.groups);
+    group = static_cast<int>(blockIdx.x) % groups, slice = static_cast<int>(blockIdx.y);
+    first = group + slice * p.heads * groups;
+    heads = first >= all ? 0 : min(p.heads, (all - first + groups - 1) / groups);
+    width = p.a.shape.heads * p.a.shape.dim;
+  }
+  __device__ int64_t head(int i) const { return first + i * groups; }
+  __device__ int64_t own(int i) const { return head(i) * dim + mine.channel; }
+};
+
+template <bool kVector, class T>
+__device__ void load_start(float (&k)[kChannels<T>], float (&v)[kChannels<T>], const Chunks<T>& p, const Block<T>& b,
+                           int i) {
+#pragma unroll
+  for (int e = 0; e < kChannels<T>; ++e) k[e] = v[e] = 0;
+  if (b.c.from < 0) return;
+  load_floats<false>(k, at(p.a.running_k, b.c.from, b.head(i)) + b.mine.channel, b.mine);
+  load_floats<false>(v, at(p.a.running_v, b.c.from, b.head(i)) + b.mine.channel, b.mine);
+}
+
+// The row of states that belongs to the piece which starts at token n and is not the first of its chunk. Starts of such
+// pieces lie 16 tokens or more apart, in one chunk and between chunks, so their rows differ.
+template <class T>
+__device__ float* state_row(const Chunks<T>& p, const Block<T>& b, int64_t n, int i) {
+  return p.states + n / kRatPiece * 2 * b.width + b.own(i);
+}
+
+// Leaves the states at the starts of all pieces but the first.
+template <bool kVector, class T>
+__device__ __forceinline__ void walk(const Chunks<T>& p, const RatColumns& columns, const Block<T>& b, int i) {
+  constexpr int E = kChannels<T>;
+  const int64_t of_group = int64_t{b.group} * b.dim + b.mine.channel;
+  const int row = static_cast<int>(p.a.proj.row);
+  float bias2[E], k[E], v[E];
+  load_floats<kVector>(bias2, p.a.gate_bias + b.own(i), b.mine);
+  load_start<kVector>(k, v, p, b, i);
+#pragma unroll
+  for (int e = 0; e < E; ++e) bias2[e] *= kLog2e;
+  unsigned raw_g[kRatPiece], raw_v[kRatPiece], raw_k[kRatPiece];
+  const auto load = [&](int64_t n) {
+    const T* token = at(p.a.proj, n);
+    load_piece<kVector, true>(raw_g, token + columns.g + b.own(i), row, kRatPiece, b.mine);
+    load_piece<kVector, true>(raw_v, token + columns.v + b.own(i), row, kRatPiece, b.mine);
+    load_piece<kVector, true>(raw_k, token + columns.k + of_group, row, kRatPiece, b.mine);
+  };
+  load(b.c.begin);
+  for (int64_t n = b.c.begin; n + kRatPiece < b.c.end; n += kRatPiece) {
+    unsigned now_g[kRatPiece], now_v[kRatPiece], now_k[kRatPiece];
+#pragma unroll
+    for (int j = 0; j < kRatPiece; ++j) {
+      now_g[j] = raw_g[j];
+      now_v[j] = raw_v[j];
+      now_k[j] = raw_k[j];
+    }
+    if (n + 2 * kRatPiece < b.c.end) load(n + kRatPiece);
+#pragma unroll
+    for (int j = 0; j < kRatPiece; ++j) {
+      float g[E], x[E], y[E];
+      unpack<T>(g, now_g[j]);
+      unpack<T>(x, now_k[j]);
+      unpack<T>(y, now_v[j]);
+#pragma unroll
+      for (int e = 0; e < E; ++e) {
+        const float h = closed(g[e], bias2[e]);
+        k[e] += h * (x[e] - k[e]);
+        v[e] += h * (y[e] - v[e]);
+      }
+    }
+    float* row_of_state = state_row(p, b, n + kRatPiece, i);
+    store_floats<kVector>(row_of_state, k, b.mine);
+    store_floats<kVector>(row_of_state + b.width, v, b.mine);
+  }
+}
+
+// What a head of a piece needs beside its streams, loaded one head ahead.
+template <class T>
+struct Inputs {
+  static constexpr int E = kChannels<T>;
+  float bias[E], k[E], v[E];          // the running state before the piece
+  float flow_k[E], flow_v[E];         // what flows into the state after it
+  float partners[E];                  // of flow_k, if that is still rotated
+  float lse, delta;                   // of token lane mod 16
+
+  template <bool kVector>
+  __device__ __forceinline__ void load(const Chunks<T>& p, const Block<T>& b, const Rotation<T>& rotation, int i,
+                                       int l0, int last) {
+    const int64_t head = b.head(i);
+    const int count = min(kRatPiece, b.c.end - b.c.begin - l0), token = min(static_cast<int>(threadIdx.x) % 16, count - 1);
+    load_floats<kVector>(bias, p.a.gate_bias + b.own(i), b.mine);
+    if (l0 > 0) {
+      const float* state = state_row(p, b, b.c.begin + l0, i);
+      load_floats<kVector>(k, state, b.mine);
+      load_floats<kVector>(v, state + b.width, b.mine);
+    } else {
+      load_start<kVector>(k, v, p, b, i);
+    }
+    if (l0 == last) {
+      const float* row = at(p.a.d_ends_k, b.c.slot, head);
+      load_floats<kVector>(flow_k, row + b.mine.channel, b.mine);
+      rotation.template load_partners<kVector>(partners, row);
+      load_floats<kVector>(flow_v, at(p.a.d_ends_v, b.c.slot, head) + b.mine.channel, b.mine);
+    } else {
+      const float* flows = state_row(p, b, b.c.begin + last, i);
+      load_floats<kVector>(flow_k, flows, b.mine);
+      load_floats<kVector>(flow_v, flows + b.width, b.mine);
+    }
+    const int64_t statistic = (b.c.begin + l0 + token) * p.a.shape.heads + head;
+    lse = p.a.lse[statistic];
+    delta = p.delta[statistic];
+  }
+  // The flow into a chunk's last state comes from the end's readers and from the final state.
+  __device__ void finish_flow(const Chunks<T>& p, const Block<T>& b, const Rotation<T>& rotation, int i) {
+    rotation.apply(flow_k, partners);
+    if (!p.a.d_final_k.data || b.c.to < 0) return;
+    float x[E], y[E];
+    load_floats<false>(x, at(p.a.d_final_k, b.c.to, b.head(i)) + b.mine.channel, b.mine);
+    load_floats<false>(y, at(p.a.d_final_v, b.c.to, b.head(i)) + b.mine.channel, b.mine);
+#pragma unroll
+    for (int e = 0; e < E; ++e) {
+      flow_k[e] += x[e];
+      flow_v[e] += y[e];
+    }
+  }
+};
+
+}  // namespace rat_chunks_file
+
+}  // namespace rattan::kernels::cuda
