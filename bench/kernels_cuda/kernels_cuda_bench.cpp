@@ -136,14 +136,16 @@ void rows() {
   GatedScanForward<bf16> f;
   f.tokens = kTokens, f.channels = kModel, f.segments = kBatch, f.table = table_d;
   f.x = {a, kModel}, f.gate = {b, kModel}, f.gate_bias = weight, f.h = {out, kModel};
-  time_kernel("gated scan forward", 6.0 * n, 0, [&] { cuda::gated_scan_forward(f, nullptr); });
+  void* forward_scratch = allocate(cuda::gated_scan_forward_scratch_bytes(kTokens, kModel, kBatch));
+  time_kernel("gated scan forward", 6.0 * n, 0, [&] { cuda::gated_scan_forward(f, forward_scratch, nullptr); });
   GatedScanBackward<bf16> g;
   g.tokens = kTokens, g.channels = kModel, g.segments = kBatch, g.table = table_d;
   g.x = f.x, g.gate = f.gate, g.gate_bias = weight, g.d_h = {c, kModel}, g.d_x = {out, kModel};
   g.d_gate = {out + n, kModel}, g.d_gate_bias = d_weight;
   void* scan_scratch = allocate(cuda::gated_scan_backward_scratch_bytes(kTokens, kModel, kBatch));
   time_kernel("gated scan backward", 10.0 * n, 0, [&] { cuda::gated_scan_backward(g, scan_scratch, nullptr); });
-  for (void* p : std::initializer_list<void*>{a, b, c, out, x, sum, logits, scan_scratch, scratch}) check(cudaFree(p));
+  for (void* p : std::initializer_list<void*>{a, b, c, out, x, sum, logits, forward_scratch, scan_scratch, scratch})
+    check(cudaFree(p));
 }
 
 void attention() {

@@ -50,9 +50,10 @@ void gated_scan_backward(const GatedScanBackward<float>& a);
 void gated_scan_backward(const GatedScanBackward<bf16>& a);
 
 namespace cuda {
+int64_t gated_scan_forward_scratch_bytes(int64_t tokens, int64_t channels, int64_t segments);
 int64_t gated_scan_backward_scratch_bytes(int64_t tokens, int64_t channels, int64_t segments);
-void gated_scan_forward(const GatedScanForward<float>& a, void* stream);
-void gated_scan_forward(const GatedScanForward<bf16>& a, void* stream);
+void gated_scan_forward(const GatedScanForward<float>& a, void* scratch, void* stream);
+void gated_scan_forward(const GatedScanForward<bf16>& a, void* scratch, void* stream);
 void gated_scan_backward(const GatedScanBackward<float>& a, void* scratch, void* stream);
 void gated_scan_backward(const GatedScanBackward<bf16>& a, void* scratch, void* stream);
 }  // namespace cuda

@@ -68,7 +68,8 @@ std::tuple<Tensor, Tensor> forward(const Tensor& x_in, const Tensor& gate_in, co
     fill_inputs(a, x, gate, gate_bias, table, initial);
     check_table(table, x.size(0), initial ? initial->size(0) : 0, rows);
     a.final = pointer<float>(final), a.h = rows_ref<T>(h);
-    RATTAN_LAUNCH("gated_scan", x, gated_scan_forward, a);
+    RATTAN_LAUNCH_SCRATCH("gated_scan", x, gated_scan_forward,
+                          gated_scan_forward_scratch_bytes(a.tokens, a.channels, a.segments), a);
   });
   return {h, final};
 }

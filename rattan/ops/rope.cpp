@@ -91,7 +91,8 @@ at::Tensor rope(const at::Tensor& x, const at::Tensor& position, const at::Tenso
 
 std::tuple<at::Tensor, at::Tensor> rope_tables(int64_t positions, int64_t dim, double base, at::Device device) {
   static std::mutex mutex;
-  static std::map<rope_file::TableKey, std::tuple<at::Tensor, at::Tensor>> tables;
+  // Never destroyed: at the end of the program the GPU may be gone before they are.
+  static auto& tables = *new std::map<rope_file::TableKey, std::tuple<at::Tensor, at::Tensor>>;
   std::lock_guard lock(mutex);
   auto& [cos, sin] = tables[{dim, base, device.str()}];
   if (!cos.defined() || cos.size(0) < positions) {

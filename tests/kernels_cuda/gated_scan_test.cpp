@@ -34,8 +34,15 @@ std::vector<ScanSegment> many_short_segments(int32_t count) {
   return table;
 }
 
+std::vector<ScanSegment> segments_of_length(int32_t count, int32_t length) {
+  std::vector<ScanSegment> table;
+  for (int32_t i = 0; i < count; ++i) table.push_back({i * length + i / 3, (i + 1) * length + i / 3, i % 4 - 1, -1});
+  table.back().to = 2;
+  return table;
+}
+
 // One token; a segment longer than many tiles; gaps before, between and after; a shared initial row; one-token
-// steps of several sequences; no segment.
+// steps of several sequences; no segment; segments that are split into parts, long and short ones, with gaps.
 std::vector<Shape> shapes() {
   const auto steps = many_short_segments(200);
   return {
@@ -47,6 +54,9 @@ std::vector<Shape> shapes() {
       {5, 64, 0, {{0, 1, 0, 0}, {1, 2, 1, 1}, {2, 3, 2, 2}, {3, 4, 3, 3}, {4, 5, 4, 4}}},
       {steps.back().end + 4, 17, 0, steps},
       {10, 16, 0, {}},
+      {5000, 40, 1, {{10, 4000, 1, 1}, {4003, 4900, 2, 0}, {4900, 4900, 3, 3}, {4901, 4902, -1, 2}}},
+      {2600, 17, 0, segments_of_length(12, 213)},
+      {1100, 33, 0, {{0, 5, 0, -1}, {5, 7, 0, 3}, {300, 1100, 0, 0}}},
   };
 }
 
@@ -81,6 +91,7 @@ void check(const Shape& shape, uint64_t seed, bool optional) {
       ref::gated_scan_backward(problem, d_h.host().values(), optional ? to_doubles(d_final) : std::vector<double>{});
   const auto segments = static_cast<int64_t>(table.size());
   DeviceMemory scratch(cuda::gated_scan_backward_scratch_bytes(tokens, channels, segments));
+  DeviceMemory forward_scratch(cuda::gated_scan_forward_scratch_bytes(tokens, channels, segments));
   auto run = [&] {
     const std::vector<float> zeros(initial.size());
     Run<T> out{{tokens, channels, padding}, {tokens, channels, padding}, {tokens, channels, padding}, {1, channels},
@@ -97,7 +108,7 @@ void check(const Shape& shape, uint64_t seed, bool optional) {
       f.final = out.final.data(), b.d_final = d_final_d.data();
       b.d_gate_bias = out.d_bias.data(), b.d_initial = out.d_initial.data();
     }
-    cuda::gated_scan_forward(f, nullptr);
+    cuda::gated_scan_forward(f, forward_scratch.data(), nullptr);
     cuda::gated_scan_backward(b, scratch.data(), nullptr);
     out.h.pull(), out.d_x.pull(), out.d_gate.pull(), out.d_bias.pull(), out.final.pull(), out.d_initial.pull();
     return out;
@@ -139,7 +150,8 @@ TYPED_TEST(GatedScanCuda, StateMayBeUpdatedInPlace) {
   GatedScanForward<T> f;
   f.tokens = tokens, f.channels = channels, f.segments = 2, f.table = table_d.data();
   f.x = x.view(), f.gate = gate.view(), f.h = h.ref(), f.initial = f.final = state.data();
-  cuda::gated_scan_forward(f, nullptr);
+  DeviceMemory scratch(cuda::gated_scan_forward_scratch_bytes(tokens, channels, 2));
+  cuda::gated_scan_forward(f, scratch.data(), nullptr);
   const auto expected = ref::gated_scan_forward(
       {tokens, channels, 2, table, x.host().values(), gate.host().values(), {}, to_doubles(initial)});
   EXPECT_LE(relative_rms_error(h.pull().values(), expected.h), output_bound<T>);
@@ -166,7 +178,8 @@ TEST(GatedScanCudaLarge, OffsetsBeyond31Bits) {
   GatedScanForward<bf16> f;
   f.tokens = kTokens * kTimes, f.channels = kChannels, f.segments = kTimes, f.table = table_d.data();
   f.x = {x.data(), kChannels}, f.gate = {gate.data(), kChannels}, f.h = {h.data(), kChannels};
-  cuda::gated_scan_forward(f, nullptr);
+  DeviceMemory forward_scratch(cuda::gated_scan_forward_scratch_bytes(f.tokens, kChannels, kTimes));
+  cuda::gated_scan_forward(f, forward_scratch.data(), nullptr);
   h.expect_last_is_first("h");
   DeviceMemory scratch(cuda::gated_scan_backward_scratch_bytes(f.tokens, kChannels, kTimes));
   GatedScanBackward<bf16> b;
