@@ -13,13 +13,15 @@ namespace rattan::kernels::cuda {
 
 namespace rat_chunks_file {
 
-constexpr int64_t kRuns = 4096;      // at most
-constexpr int64_t kSliceHeads = 32;  // at most
+constexpr int64_t kRuns = 4096;  // at most
+
+// Heads a slice, at most: what lets a block do with the 99 KB of shared memory that every GPU since sm_80 has.
+int64_t most_heads(const RatShape& s) { return s.dim > 128 ? 4 : 32; }
 
 // The heads of a group are cut into slices where they are many, or the chunks too few to fill a device.
 int64_t slices(const RatShape& s) {
   const int64_t heads = blocks_for(s.heads, s.groups), units = s.chunks * s.groups;
-  const int64_t filling = units > 0 ? blocks_for(512, units) : 1, fewest = blocks_for(heads, kSliceHeads);
+  const int64_t filling = units > 0 ? blocks_for(512, units) : 1, fewest = blocks_for(heads, most_heads(s));
   const int64_t wanted = filling < 4 ? filling : 4;
   return blocks_for(heads, blocks_for(heads, wanted > fewest ? wanted : fewest));
 }
@@ -34,7 +36,7 @@ __global__ void __launch_bounds__(kThreads, kVector ? 256 / kThreads : 1) chunks
   Block<T> b(p);
   if (b.heads == 0) return;
   const Shared<T, kThreads> shared(memory);
-  const Copier<T, kVector> copier(b.dim);
+  const Copier<T, kVector, Shared<T, kThreads>::kWide> copier(b.dim);
   const int threads = static_cast<int>(blockDim.x), lane = threadIdx.x % 32;
   const int row = static_cast<int>(p.a.proj.row), dy_row = static_cast<int>(p.dy.token);
   const float scale = rsqrtf(static_cast<float>(b.dim));
@@ -43,11 +45,7 @@ __global__ void __launch_bounds__(kThreads, kVector ? 256 / kThreads : 1) chunks
 #pragma unroll
     for (int e = 0; e < E; ++e) shared.d_bias[i * threads * E + e] = 0;
   }
-  // The channels beyond the head's are zeros and add nothing to any sum.
-  for (int x = static_cast<int>(threadIdx.x); x < 3 * kRatPiece * kThreads; x += threads) {
-    reinterpret_cast<unsigned*>(shared.streams)[x] = 0;
-  }
-  __syncthreads();
+  clear_beyond<Shared<T, kThreads>::kWide>(shared.streams, 3 * kRatPiece, b.mine);
   int turn = 0;
   const int64_t last_chunk = p.a.shape.chunks * (run + 1) / run_count;
   for (b.chunk = p.a.shape.chunks * run / run_count; b.chunk < last_chunk; ++b.chunk) {
@@ -63,9 +61,9 @@ __global__ void __launch_bounds__(kThreads, kVector ? 256 / kThreads : 1) chunks
       const int64_t own = b.head(i) * b.dim;
       const T* token = at(p.a.proj, b.c.begin + l0) + own;
       const int count = min(kRatPiece, length - l0);
-      copier.copy(shared, 0, token + columns.g, row, count, b.mine);
-      copier.copy(shared, 1, token + columns.v, row, count, b.mine);
-      copier.copy(shared, 2, at(p.dy, b.c, b.chunk, b.head(i), l0), dy_row, count, b.mine);
+      copier.copy(shared.rows(0), token + columns.g, row, count, b.mine);
+      copier.copy(shared.rows(1), token + columns.v, row, count, b.mine);
+      copier.copy(shared.rows(2), at(p.dy, b.c, b.chunk, b.head(i), l0), dy_row, count, b.mine);
       next.template load<kVector>(p, b, rotation, i, l0, last);
     };
     fetch(last, 0);
@@ -182,9 +180,15 @@ void rat_chunks(const RatBackward<T>& a, const ChunkRows<const T>& dy, const Chu
   const RatShape& s = a.shape;
   rat_check_rows({a.proj.row, dy.token, a.d_proj.row});
   const int64_t slice_count = slices(s), heads = slice_heads(s);
-  const Chunks<T> p{
-      a, dy, dq, delta, scratch.states, scratch.d_bias, slice_count > 1 ? scratch.sums : nullptr, static_cast<int>(heads)};
-  const bool vector = s.dim % 8 == 0 && aligned16(a.proj) && aligned16(dy.data, dy.begin, dy.chunk) &&
+  const Chunks<T> p{a,
+                    dy,
+                    dq,
+                    delta,
+                    scratch.states,
+                    scratch.d_bias,
+                    slice_count > 1 ? scratch.sums : nullptr,
+                    static_cast<int>(heads)};
+  const bool vector = vector_rows(s.dim, a.proj) && aligned16(dy.data, dy.begin, dy.chunk) &&
                       aligned16(dy.data, dy.head, dy.token) && paired(a.d_proj) && paired(a.gate_bias) &&
                       paired(a.d_ends_k) && paired(a.d_ends_v) && paired(dq);
   const int threads = rat_threads<T>(s.dim);

@@ -45,53 +45,10 @@ struct Shared {
     parts = reinterpret_cast<float*>(memory + warps * kRatPiece * 8);
     d_bias = parts + 4 * warps * kRatPiece + threadIdx.x * E;
   }
+  __device__ T* rows(int number) const { return streams + number * kRatPiece * kWide; }
   // This thread's channels of a stream.
   __device__ unsigned stream(int number, int token) const {
     return reinterpret_cast<const unsigned*>(streams)[(number * kRatPiece + token) * kThreads + threadIdx.x];
-  }
-};
-
-// Copies streams of a head of a piece into shared memory while the block works on the head before: 16 bytes at a time
-// where kVector allows them, of whichever channels. They are there after wait() and a barrier.
-template <class T, bool kVector>
-struct Copier {
-  static constexpr int kUnit = 8;  // channels of bf16
-  int token, step, channel;        // of the first unit; tokens between the units of this thread
-
-  __device__ explicit Copier(int dim) {
-    const int units = dim / kUnit > 0 ? dim / kUnit : 1, threads = static_cast<int>(blockDim.x);
-    step = threads / units;
-    token = static_cast<int>(threadIdx.x) < step * units ? static_cast<int>(threadIdx.x) / units : kRatPiece;
-    channel = static_cast<int>(threadIdx.x) % units * kUnit;
-  }
-  // `from`: the head's first channel of the piece's first token.
-  template <int kThreads>
-  __device__ __forceinline__ void copy(const Shared<T, kThreads>& shared, int stream, const T* from, int row, int count,
-                                       const Mine<T>& mine) const {
-    constexpr int wide = Shared<T, kThreads>::kWide;
-    T* to = shared.streams + stream * kRatPiece * wide;
-    if constexpr (kVector && sizeof(T) == 2) {
-      auto address = static_cast<unsigned>(__cvta_generic_to_shared(to + token * wide + channel));
-      from += int64_t{token} * row + channel;
-      const int64_t ahead = int64_t{step} * row;
-#pragma unroll 4
-      for (int l = token; l < count; l += step) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
-        address += step * wide * sizeof(T);
-        from += ahead;
-      }
-    } else {
-      unsigned raw[kRatPiece];
-      load_piece<kVector, false>(raw, from + mine.channel, row, count, mine);
-      auto* words = reinterpret_cast<unsigned*>(to) + threadIdx.x;
-#pragma unroll
-      for (int j = 0; j < kRatPiece; ++j) {
-        if (j < count && mine.active) words[j * kThreads] = raw[j];
-      }
-    }
-  }
-  __device__ static void wait() {
-    if constexpr (kVector && sizeof(T) == 2) asm volatile("cp.async.wait_all;" ::: "memory");
   }
 };
 
@@ -183,16 +140,17 @@ __device__ __forceinline__ void walk(const Chunks<T>& p, const RatColumns& colum
 template <class T>
 struct Inputs {
   static constexpr int E = kChannels<T>;
-  float bias[E], k[E], v[E];          // the running state before the piece
-  float flow_k[E], flow_v[E];         // what flows into the state after it
-  float partners[E];                  // of flow_k, if that is still rotated
-  float lse, delta;                   // of token lane mod 16
+  float bias[E], k[E], v[E];   // the running state before the piece
+  float flow_k[E], flow_v[E];  // what flows into the state after it
+  float partners[E];           // of flow_k, if that is still rotated
+  float lse, delta;            // of token lane mod 16
 
   template <bool kVector>
   __device__ __forceinline__ void load(const Chunks<T>& p, const Block<T>& b, const Rotation<T>& rotation, int i,
                                        int l0, int last) {
     const int64_t head = b.head(i);
-    const int count = min(kRatPiece, b.c.end - b.c.begin - l0), token = min(static_cast<int>(threadIdx.x) % 16, count - 1);
+    const int count = min(kRatPiece, b.c.end - b.c.begin - l0),
+              token = min(static_cast<int>(threadIdx.x) % 16, count - 1);
     load_floats<kVector>(bias, p.a.gate_bias + b.own(i), b.mine);
     if (l0 > 0) {
       const float* state = state_row(p, b, b.c.begin + l0, i);

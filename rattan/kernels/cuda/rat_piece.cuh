@@ -138,8 +138,8 @@ struct Rotation {
   }
 };
 
-// Four bytes of each of `count` tokens that lie `row` elements apart. The pointer moves on: sixteen offsets, the same in
-// all turns of the caller's loop, would be kept in registers.
+// Four bytes of each of `count` tokens that lie `row` elements apart. The pointer moves on: sixteen offsets, the same
+// in all turns of the caller's loop, would be kept in registers.
 template <bool kPairs, bool kFull, class T>
 __device__ __forceinline__ void load_piece(unsigned (&raw)[kRatPiece], const T* from, int row, int count,
                                            const Mine<T>& mine) {
@@ -148,6 +148,55 @@ __device__ __forceinline__ void load_piece(unsigned (&raw)[kRatPiece], const T* 
     raw[j] = 0;
     if (kFull || j < count) raw[j] = load_raw<kPairs>(from, mine);
   }
+}
+
+// Copies streams of a head of a piece into shared memory, rows of kWide channels, while the block works on the head
+// before: 16 bytes at a time where kVector allows them, of whichever channels. They are there after wait() and a
+// barrier.
+template <class T, bool kVector, int kWide>
+struct Copier {
+  static constexpr bool kAsync = kVector && sizeof(T) == 2;
+  static constexpr int kUnit = 8;  // channels of bf16
+  int token, step, channel;        // of the first unit; tokens between the units of this thread
+
+  __device__ explicit Copier(int dim) {
+    const int units = dim / kUnit > 0 ? dim / kUnit : 1, threads = static_cast<int>(blockDim.x);
+    step = threads / units;
+    token = static_cast<int>(threadIdx.x) < step * units ? static_cast<int>(threadIdx.x) / units : kRatPiece;
+    channel = static_cast<int>(threadIdx.x) % units * kUnit;
+  }
+  // `from`: the head's first channel of the piece's first token.
+  __device__ __forceinline__ void copy(T* to, const T* from, int row, int count, const Mine<T>& mine) const {
+    if constexpr (kAsync) {
+      auto address = static_cast<unsigned>(__cvta_generic_to_shared(to + token * kWide + channel));
+      from += int64_t{token} * row + channel;
+      const int64_t ahead = int64_t{step} * row;
+#pragma unroll 4
+      for (int l = token; l < count; l += step) {
+        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(address), "l"(from) : "memory");
+        address += step * kWide * sizeof(T);
+        from += ahead;
+      }
+    } else {
+      unsigned raw[kRatPiece];
+      load_piece<kVector, false>(raw, from + mine.channel, row, count, mine);
+      auto* words = reinterpret_cast<unsigned*>(to) + threadIdx.x;
+#pragma unroll
+      for (int j = 0; j < kRatPiece; ++j) {
+        if (j < count && mine.active) words[j * kWide / kChannels<T>] = raw[j];
+      }
+    }
+  }
+  __device__ static void wait() {
+    if constexpr (kAsync) asm volatile("cp.async.wait_all;" ::: "memory");
+  }
+};
+// Clears the channels beyond the head's in `rows` rows, which no copy writes: zeros add nothing to any sum.
+template <int kWide, class T>
+__device__ void clear_beyond(T* rows, int count, const Mine<T>& mine) {
+  if (mine.active) return;
+  auto* words = reinterpret_cast<unsigned*>(rows) + threadIdx.x;
+  for (int j = 0; j < count; ++j) words[j * kWide / kChannels<T>] = 0;
 }
 
 constexpr float kLog2e = 1.4426950408889634f;
@@ -220,6 +269,12 @@ bool paired(const HeadsRef<T>& x) {
 template <class T>
 bool paired(const ChunkRows<T>& x) {
   return paired(x.data, x.begin, x.chunk) && paired(x.data, x.head, x.token);
+}
+
+// True if the streams of proj and rows of heads allow copies of 16 bytes.
+template <class T>
+bool vector_rows(int64_t dim, const RowsRef<const T>& proj) {
+  return dim % 8 == 0 && aligned16(proj);
 }
 
 // Blocks along the pieces of a chunk; they stride.
