@@ -7,27 +7,44 @@ namespace rattan::kernels::cuda {
 
 namespace rat_chunks_file {
 
-// Keys and queries of a piece into shared memory; clears the sums.
+// Keys and queries of the piece at token l0 of the chunk into shared memory; the sums begin with the part of dq that the
+// attention over the ends gave, rotated back, unless it is for the sums over slices to add.
 template <bool kVector, bool kFull, class T, int kThreads>
-__device__ __forceinline__ void keep_keys(const Shared<T, kThreads>& shared, const T* key, const T* query, int row,
-                                          int count, const Mine<T>& mine) {
+__device__ __forceinline__ void begin_piece(const Chunks<T>& p, const RatColumns& columns,
+                                            const Shared<T, kThreads>& shared, const Block<T>& b,
+                                            const Rotation<T>& rotation, int l0, int count) {
   constexpr int E = kChannels<T>;
+  const T* token = at(p.a.proj, b.c.begin + l0) + int64_t{b.group} * b.dim + b.mine.channel;
+  const int row = static_cast<int>(p.a.proj.row);
   unsigned keys[kRatPiece], queries[kRatPiece];
-  load_piece<kVector, kFull>(keys, key, row, count, mine);
-  load_piece<kVector, kFull>(queries, query, row, count, mine);
+  load_piece<kVector, kFull>(keys, token + columns.k, row, count, b.mine);
+  load_piece<kVector, kFull>(queries, token + columns.q, row, count, b.mine);
+  float far[kRatPiece][E], partners[kRatPiece][E];
+  const float* d_query = at(p.dq, b.c, b.chunk, b.group, l0);
+#pragma unroll
+  for (int j = 0; j < kRatPiece; ++j, d_query += p.dq.token) {
+#pragma unroll
+    for (int e = 0; e < E; ++e) far[j][e] = partners[j][e] = 0;
+    if (p.sums || (!kFull && j >= count)) continue;
+    load_floats<kVector>(far[j], d_query + b.mine.channel, b.mine);
+    rotation.template load_partners<kVector>(partners[j], d_query);
+  }
 #pragma unroll
   for (int j = 0; j < kRatPiece; ++j) {
     float x[E], q[E];
     unpack<T>(x, keys[j]);
     unpack<T>(q, queries[j]);
-    Pack<float, 2 * E> both;
+    rotation.apply(far[j], partners[j]);
+    Pack<float, 2 * E> both, sums;
 #pragma unroll
     for (int e = 0; e < E; ++e) {
-      both.item[e] = mine.active ? x[e] : 0.0f;
-      both.item[E + e] = mine.active ? q[e] : 0.0f;
+      both.item[e] = b.mine.active ? x[e] : 0.0f;
+      both.item[E + e] = b.mine.active ? q[e] : 0.0f;
+      sums.item[e] = 0;
+      sums.item[E + e] = far[j][e];
     }
     shared.keys[j] = both;
-    shared.sums[j] = {};
+    shared.sums[j] = sums;
   }
 }
 
@@ -43,8 +60,8 @@ struct Walked {
 
 // The walk. Returns q.k~ and dy.v~ of token lane mod 16, summed over the head.
 template <bool kFull, class T, int kThreads>
-__device__ __forceinline__ float2 forth(Walked<T>& w, const Shared<T, kThreads>& shared, const Inputs<T>& in,
-                                        int count, int turn) {
+__device__ __forceinline__ float2 forth(Walked<T>& w, const Shared<T, kThreads>& shared, const Inputs<T>& in, int count,
+                                        int turn) {
   constexpr int E = kChannels<T>;
   float bias2[E], k[E], v[E], key_dots[8], value_dots[8];
 #pragma unroll
@@ -143,42 +160,28 @@ __device__ __forceinline__ void back(const Walked<T>& w, const Shared<T, kThread
   }
 }
 
-// dk' and dq of a piece, or their sums over this slice's heads. Eight tokens' loads are in flight together.
+// dk' and dq of a piece, or this slice's part of them.
 template <bool kVector, class T, int kThreads>
-__device__ __forceinline__ void finish(const Chunks<T>& p, const RatColumns& columns, const Shared<T, kThreads>& shared,
-                                       const Block<T>& b, const Rotation<T>& rotation, int l0, int count) {
-  constexpr int E = kChannels<T>, kBatch = 8;
+__device__ __forceinline__ void end_piece(const Chunks<T>& p, const RatColumns& columns,
+                                          const Shared<T, kThreads>& shared, const Block<T>& b, int l0, int count) {
+  constexpr int E = kChannels<T>;
   const int64_t of_group = int64_t{b.group} * b.dim + b.mine.channel, width = p.a.shape.groups * b.dim;
   const int64_t n = b.c.begin + l0;
-  for (int j0 = 0; j0 < count; j0 += kBatch) {
-    float far[kBatch][E], partners[kBatch][E];
+#pragma unroll 4
+  for (int j = 0; j < count; ++j) {
+    const auto sums = shared.sums[j];
+    float dk[E], dq[E];
 #pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      if (p.sums || j0 + j >= count) break;
-      const float* row = at(p.dq, b.c, b.chunk, b.group, l0 + j0 + j);
-      load_floats<kVector>(far[j], row + b.mine.channel, b.mine);
-      rotation.template load_partners<kVector>(partners[j], row);
+    for (int e = 0; e < E; ++e) {
+      dk[e] = sums.item[e];
+      dq[e] = sums.item[E + e];
     }
-#pragma unroll
-    for (int j = 0; j < kBatch; ++j) {
-      if (j0 + j >= count) break;
-      const auto sums = shared.sums[j0 + j];
-      float dk[E], dq[E];
-#pragma unroll
-      for (int e = 0; e < E; ++e) {
-        dk[e] = sums.item[e];
-        dq[e] = sums.item[E + e];
-      }
-      if (p.sums) {
-        float* to = p.sums + (b.slice * p.a.shape.tokens + n + j0 + j) * 2 * width + of_group;
-        store_floats<kVector>(to, dk, b.mine);
-        store_floats<kVector>(to + width, dq, b.mine);
-        continue;
-      }
-      rotation.apply(far[j], partners[j]);
-#pragma unroll
-      for (int e = 0; e < E; ++e) dq[e] += far[j][e];
-      T* to = at(p.a.d_proj, n + j0 + j) + of_group;
+    if (p.sums) {
+      float* to = p.sums + (b.slice * p.a.shape.tokens + n + j) * 2 * width + of_group;
+      store_floats<kVector>(to, dk, b.mine);
+      store_floats<kVector>(to + width, dq, b.mine);
+    } else {
+      T* to = at(p.a.d_proj, n + j) + of_group;
       store_raw<kVector>(to + columns.k, pack<T>(dk), b.mine);
       store_raw<kVector>(to + columns.q, pack<T>(dq), b.mine);
     }

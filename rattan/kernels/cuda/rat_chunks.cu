@@ -46,52 +46,66 @@ __global__ void __launch_bounds__(kThreads, kVector ? 256 / kThreads : 1) chunks
     for (int e = 0; e < E; ++e) shared.d_bias[i * threads * E + e] = 0;
   }
   clear_beyond<Shared<T, kThreads>::kWide>(shared.streams, 3 * kRatPiece, b.mine);
+  Inputs<T> next;
+  Rotation<T> rotation;
+  bool fetched = false;  // the first head of this chunk was loaded while the block worked on the chunk before
+  const auto fetch = [&](const RatChunk& c, int64_t chunk, int l0, int last, int i) {
+    const int64_t own = b.head(i) * b.dim;
+    const T* token = at(p.a.proj, c.begin + l0) + own;
+    const int count = min(kRatPiece, c.end - c.begin - l0);
+    copier.copy(shared.rows(0), token + columns.g, row, count, b.mine);
+    copier.copy(shared.rows(1), token + columns.v, row, count, b.mine);
+    copier.copy(shared.rows(2), at(p.dy, c, chunk, b.head(i), l0), dy_row, count, b.mine);
+    next.template load<kVector>(p, b, c, rotation, i, l0, last);
+  };
   int turn = 0;
   const int64_t last_chunk = p.a.shape.chunks * (run + 1) / run_count;
   for (b.chunk = p.a.shape.chunks * run / run_count; b.chunk < last_chunk; ++b.chunk) {
     b.c = p.a.table[b.chunk];
+    if (b.chunk + 1 < last_chunk) asm volatile("prefetch.global.L1 [%0];" ::"l"(p.a.table + b.chunk + 1));
     const int length = b.c.end - b.c.begin, last = (length - 1) / kRatPiece * kRatPiece;  // start of the last piece
     if (last > 0) {
       for (int i = 0; i < b.heads; ++i) walk<kVector>(p, columns, b, i);
     }
-    const Rotation<T> rotation(p.a.cos, p.a.sin, b.c.position, b.dim, true, b.mine);
     const bool alone = b.c.first >= b.c.slot;
-    Inputs<T> next;
-    const auto fetch = [&](int l0, int i) {
-      const int64_t own = b.head(i) * b.dim;
-      const T* token = at(p.a.proj, b.c.begin + l0) + own;
-      const int count = min(kRatPiece, length - l0);
-      copier.copy(shared.rows(0), token + columns.g, row, count, b.mine);
-      copier.copy(shared.rows(1), token + columns.v, row, count, b.mine);
-      copier.copy(shared.rows(2), at(p.dy, b.c, b.chunk, b.head(i), l0), dy_row, count, b.mine);
-      next.template load<kVector>(p, b, rotation, i, l0, last);
-    };
-    fetch(last, 0);
+    if (!fetched) {
+      rotation = Rotation<T>(p.a.cos, p.a.sin, b.c.position, b.dim, true, b.mine);
+      fetch(b.c, b.chunk, last, last, 0);
+    }
+    fetched = false;
     for (int l0 = last; l0 >= 0; l0 -= kRatPiece) {
       const int count = min(kRatPiece, length - l0);
       const int64_t n = b.c.begin + l0;
-      const T* token = at(p.a.proj, n) + int64_t{b.group} * b.dim + b.mine.channel;
       if (count == kRatPiece) {
-        keep_keys<kVector, true>(shared, token + columns.k, token + columns.q, row, count, b.mine);
+        begin_piece<kVector, true>(p, columns, shared, b, rotation, l0, count);
       } else {
-        keep_keys<kVector, false>(shared, token + columns.k, token + columns.q, row, count, b.mine);
+        begin_piece<kVector, false>(p, columns, shared, b, rotation, l0, count);
       }
       for (int i = 0; i < b.heads; ++i, turn ^= 1) {
         Inputs<T> in = next;
+        if (l0 == last) in.finish_flow(p, b, rotation, i);
         Walked<T> walked;
         copier.wait();
         __syncthreads();
         const float2 sums = count == kRatPiece ? forth<true>(walked, shared, in, count, turn)
                                                : forth<false>(walked, shared, in, count, turn);
         const bool same = i + 1 < b.heads;  // the next head belongs to this piece
-        if (same || l0 > 0) fetch(same ? l0 : l0 - kRatPiece, same ? i + 1 : 0);
+        if (same || l0 > 0) {
+          fetch(b.c, b.chunk, same ? l0 : l0 - kRatPiece, last, same ? i + 1 : 0);
+        } else if (b.chunk + 1 < last_chunk) {
+          const RatChunk c = p.a.table[b.chunk + 1];
+          fetched = c.end - c.begin <= kRatPiece;  // longer ones are walked through first
+          if (fetched) {
+            rotation = Rotation<T>(p.a.cos, p.a.sin, c.position, b.dim, true, b.mine);
+            fetch(c, b.chunk + 1, 0, 0, 0);
+          }
+        }
         const bool there = lane % kRatPiece < count;
         const float probability = there ? expf(sums.x * scale - in.lse) : 0.0f;
         // A softmax over the local entry alone has no gradient, exactly; delta from a rounded y would give some.
         const float d_score = alone || !there ? 0.0f : probability * (sums.y - in.delta) * scale;
         if (lane < kRatPiece) shared.weights[lane] = make_float2(probability, d_score);
         __syncwarp();
-        if (l0 == last) in.finish_flow(p, b, rotation, i);
         float d_bias[E] = {};
         T* out = at(p.a.d_proj, n) + b.own(i);
         const int out_row = static_cast<int>(p.a.d_proj.row);
@@ -119,7 +133,7 @@ __global__ void __launch_bounds__(kThreads, kVector ? 256 / kThreads : 1) chunks
           store_floats<false>(at(p.a.d_running_v, b.c.from, b.head(i)) + b.mine.channel, in.flow_v, b.mine);
         }
       }
-      finish<kVector>(p, columns, shared, b, rotation, l0, count);
+      end_piece<kVector>(p, columns, shared, b, l0, count);
     }
   }
   for (int i = 0; i < b.heads; ++i) {

@@ -74,12 +74,12 @@ struct Block {
 
 template <bool kVector, class T>
 __device__ void load_start(float (&k)[kChannels<T>], float (&v)[kChannels<T>], const Chunks<T>& p, const Block<T>& b,
-                           int i) {
+                           int from, int i) {
 #pragma unroll
   for (int e = 0; e < kChannels<T>; ++e) k[e] = v[e] = 0;
-  if (b.c.from < 0) return;
-  load_floats<false>(k, at(p.a.running_k, b.c.from, b.head(i)) + b.mine.channel, b.mine);
-  load_floats<false>(v, at(p.a.running_v, b.c.from, b.head(i)) + b.mine.channel, b.mine);
+  if (from < 0) return;
+  load_floats<false>(k, at(p.a.running_k, from, b.head(i)) + b.mine.channel, b.mine);
+  load_floats<false>(v, at(p.a.running_v, from, b.head(i)) + b.mine.channel, b.mine);
 }
 
 // The row of states that belongs to the piece which starts at token n and is not the first of its chunk. Starts of such
@@ -97,7 +97,7 @@ __device__ __forceinline__ void walk(const Chunks<T>& p, const RatColumns& colum
   const int row = static_cast<int>(p.a.proj.row);
   float bias2[E], k[E], v[E];
   load_floats<kVector>(bias2, p.a.gate_bias + b.own(i), b.mine);
-  load_start<kVector>(k, v, p, b, i);
+  load_start<kVector>(k, v, p, b, b.c.from, i);
 #pragma unroll
   for (int e = 0; e < E; ++e) bias2[e] *= kLog2e;
   unsigned raw_g[kRatPiece], raw_v[kRatPiece], raw_k[kRatPiece];
@@ -146,30 +146,30 @@ struct Inputs {
   float lse, delta;            // of token lane mod 16
 
   template <bool kVector>
-  __device__ __forceinline__ void load(const Chunks<T>& p, const Block<T>& b, const Rotation<T>& rotation, int i,
-                                       int l0, int last) {
+  __device__ __forceinline__ void load(const Chunks<T>& p, const Block<T>& b, const RatChunk& c,
+                                       const Rotation<T>& rotation, int i, int l0, int last) {
     const int64_t head = b.head(i);
-    const int count = min(kRatPiece, b.c.end - b.c.begin - l0),
+    const int count = min(kRatPiece, c.end - c.begin - l0),
               token = min(static_cast<int>(threadIdx.x) % 16, count - 1);
     load_floats<kVector>(bias, p.a.gate_bias + b.own(i), b.mine);
     if (l0 > 0) {
-      const float* state = state_row(p, b, b.c.begin + l0, i);
+      const float* state = state_row(p, b, c.begin + l0, i);
       load_floats<kVector>(k, state, b.mine);
       load_floats<kVector>(v, state + b.width, b.mine);
     } else {
-      load_start<kVector>(k, v, p, b, i);
+      load_start<kVector>(k, v, p, b, c.from, i);
     }
     if (l0 == last) {
-      const float* row = at(p.a.d_ends_k, b.c.slot, head);
+      const float* row = at(p.a.d_ends_k, c.slot, head);
       load_floats<kVector>(flow_k, row + b.mine.channel, b.mine);
       rotation.template load_partners<kVector>(partners, row);
-      load_floats<kVector>(flow_v, at(p.a.d_ends_v, b.c.slot, head) + b.mine.channel, b.mine);
+      load_floats<kVector>(flow_v, at(p.a.d_ends_v, c.slot, head) + b.mine.channel, b.mine);
     } else {
-      const float* flows = state_row(p, b, b.c.begin + last, i);
+      const float* flows = state_row(p, b, c.begin + last, i);
       load_floats<kVector>(flow_k, flows, b.mine);
       load_floats<kVector>(flow_v, flows + b.width, b.mine);
     }
-    const int64_t statistic = (b.c.begin + l0 + token) * p.a.shape.heads + head;
+    const int64_t statistic = (c.begin + l0 + token) * p.a.shape.heads + head;
     lse = p.a.lse[statistic];
     delta = p.delta[statistic];
   }

@@ -107,6 +107,7 @@ struct Rotation {
   int partner[kChannels<T>];
   float cosine[kChannels<T>], sine[kChannels<T>];
 
+  Rotation() = default;
   __device__ Rotation(const float* cos, const float* sin, int64_t position, int dim, bool inverse,
                       const Mine<T>& mine) {
     const int half = dim / 2;
