@@ -7,8 +7,8 @@ namespace rattan::kernels::cuda {
 
 namespace rat_chunks_file {
 
-// Keys and queries of the piece at token l0 of the chunk into shared memory; the sums begin with the part of dq that the
-// attention over the ends gave, rotated back, unless it is for the sums over slices to add.
+// Keys and queries of the piece at token l0 of the chunk into shared memory; the sums begin with the part of dq that
+// the attention over the ends gave, rotated back, unless it is for the sums over slices to add.
 template <bool kVector, bool kFull, class T, int kThreads>
 __device__ __forceinline__ void begin_piece(const Chunks<T>& p, const RatColumns& columns,
                                             const Shared<T, kThreads>& shared, const Block<T>& b,

@@ -100,6 +100,18 @@ __device__ void store_floats(float* p, const float (&x)[kChannels<T>], const Min
   }
 }
 
+// The running state a chunk starts from.
+template <class T>
+__device__ void load_running(float (&x)[kChannels<T>], const HeadsRef<const float>& states, int row, int64_t head,
+                             const Mine<T>& mine) {
+  if (row >= 0) {
+    load_floats<false>(x, at(states, row, head) + mine.channel, mine);
+  } else {
+#pragma unroll
+    for (float& e : x) e = 0;
+  }
+}
+
 // The rotation by a chunk's angle (by minus it if `inverse`) as this thread's channels see it:
 // x[c] cos + x[partner] sin. A channel without a partner (odd dim) stays. With pairs, partners are neighbors too.
 template <class T>
@@ -276,6 +288,12 @@ bool paired(const ChunkRows<T>& x) {
 template <class T>
 bool vector_rows(int64_t dim, const RowsRef<const T>& proj) {
   return dim % 8 == 0 && aligned16(proj);
+}
+
+// `running` must not change before all have read it.
+template <class T>
+bool updates_in_place(const RatForward<T>& a) {
+  return a.final_k.data == a.running_k.data || a.final_v.data == a.running_v.data;
 }
 
 // Blocks along the pieces of a chunk; they stride.
