@@ -36,7 +36,7 @@ template <class T>
 struct Rat {
   RatShape shape;
   std::vector<RatChunk> table;
-  std::vector<T> proj, out, y, ends_k, ends_v, d_out, d_proj;
+  std::vector<T> proj, out, ends_k, ends_v, d_out, d_proj;
   std::vector<float> bias, cos, sin, lse, d_ends_k, d_ends_v, state_k, state_v, d_bias;
 
   Rat(int64_t batch, int64_t tokens, int64_t chunk, int64_t prior) {
@@ -58,7 +58,7 @@ struct Rat {
     proj = noise<T>(shape.tokens * shape.width());
     d_out = noise<T>(shape.tokens * width);
     ends_k = noise<T>(shape.ends * width), ends_v = noise<T>(shape.ends * width);
-    out.resize(d_out.size()), y.resize(d_out.size()), d_proj.resize(proj.size());
+    out.resize(d_out.size()), d_proj.resize(proj.size());
     bias = noise<float>(width), d_bias.resize(width);
     state_k = state_v = noise<float>(batch * width);
     lse.resize(static_cast<std::size_t>(shape.tokens * heads));
@@ -75,7 +75,7 @@ struct Rat {
     a.running_k = {state_k.data(), width, dim}, a.running_v = {state_v.data(), width, dim};
     a.final_k = {state_k.data(), width, dim}, a.final_v = {state_v.data(), width, dim};
     a.out = {out.data(), width};
-    if (saving) a.y = {y.data(), width}, a.lse = lse.data();
+    if (saving) a.lse = lse.data();
     rat_forward(a);
   }
   void backward() {
@@ -84,7 +84,7 @@ struct Rat {
     a.proj = {proj.data(), shape.width()};
     a.gate_bias = bias.data(), a.cos = cos.data(), a.sin = sin.data();
     a.ends_k = {ends_k.data(), width, dim}, a.ends_v = {ends_v.data(), width, dim};
-    a.y = {y.data(), width}, a.lse = lse.data(), a.d_out = {d_out.data(), width};
+    a.out = {out.data(), width}, a.lse = lse.data(), a.d_out = {d_out.data(), width};
     a.d_proj = {d_proj.data(), shape.width()}, a.d_gate_bias = d_bias.data();
     a.d_ends_k = {d_ends_k.data(), width, dim}, a.d_ends_v = {d_ends_v.data(), width, dim};
     rat_backward(a);

@@ -100,15 +100,11 @@ void run(const char* name, int64_t length, int64_t chunk, int64_t window, int64_
   time_kernel((std::string(name) + " forward").c_str(), length, 2 * product,
               [&] { cuda::interval_attention_forward(f, nullptr); });
   if (chunk > 0) {
-    Memory score(kTokens * kHeads * 4), value(kTokens * kModel * 2), gate(kTokens * kModel * 2),
-        y(kTokens * kModel * 2);
+    Memory score(kTokens * kHeads * 4), value(kTokens * kModel * 2), gate(kTokens * kModel * 2);
     check(cudaMemset(score.data, 0, kTokens * kHeads * 4));
     fill(values(value), kTokens * kModel), fill(values(gate), kTokens * kModel);
     cuda::IntervalForward<bf16> g = f;
-    g.own = {static_cast<float*>(score.data),
-             {values(value), kModel, kDim},
-             {values(gate), kModel, kDim},
-             {values(y), kModel, kDim}};
+    g.own = {static_cast<float*>(score.data), {values(value), kModel, kDim}, {values(gate), kModel, kDim}};
     time_kernel((std::string(name) + " forward, gated").c_str(), length, 2 * product,
                 [&] { cuda::interval_attention_forward(g, nullptr); });
   }

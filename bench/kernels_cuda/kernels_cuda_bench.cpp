@@ -204,24 +204,25 @@ void rat() {
   rope_table(kChunks, kDim, 10000, cos.data(), sin.data());
   constexpr int64_t kSequences = 512;
   bf16 *proj = random_bf16(kTokens * width), *d_proj = random_bf16(kTokens * width);
-  bf16 *out = random_bf16(n), *y = random_bf16(n);
+  bf16 *out = random_bf16(n), *d_out = random_bf16(n);
   bf16 *ends_k = random_bf16(kSequences * kChunks * kModel), *ends_v = random_bf16(kSequences * kChunks * kModel);
   auto* lse = static_cast<float*>(allocate(kTokens * kHeads * 4));
-  void* scratch = allocate(std::max(cuda::rat_forward_scratch_bytes(shape), cuda::rat_backward_scratch_bytes(shape)));
-  std::printf("RAT scratch: forward %.1f MB, backward %.1f MB\n", cuda::rat_forward_scratch_bytes(shape) * 1e-6,
-              cuda::rat_backward_scratch_bytes(shape) * 1e-6);
   RatForward<bf16> f;
   f.shape = shape, f.table = upload(table), f.proj = {proj, width}, f.gate_bias = random_float(kModel);
   f.cos = upload(cos), f.sin = upload(sin), f.ends_k = {ends_k, kModel, kDim}, f.ends_v = {ends_v, kModel, kDim};
-  f.out = {out, kModel}, f.y = {y, kModel}, f.lse = lse;
+  f.out = {out, kModel}, f.lse = lse;
+  const int64_t forward_bytes = cuda::rat_forward_scratch_bytes(f),
+                backward_bytes = cuda::rat_backward_scratch_bytes(shape);
+  void* scratch = allocate(std::max(forward_bytes, backward_bytes));
+  std::printf("RAT scratch: forward %.1f MB, backward %.1f MB\n", forward_bytes * 1e-6, backward_bytes * 1e-6);
   // proj read, out, y and ends written; the scores over the ends.
   const double product = 2.0 * kTokens * (kChunks - 1) / 2 * kModel;
   time_kernel("RAT forward", 2.0 * kTokens * width + 4.0 * n + 4.0 * n / kChunk, 2 * product,
               [&] { cuda::rat_forward(f, scratch, nullptr); });
   RatBackward<bf16> b;
   b.shape = shape, b.table = f.table, b.proj = f.proj, b.gate_bias = f.gate_bias, b.cos = f.cos, b.sin = f.sin;
-  b.ends_k = {ends_k, kModel, kDim}, b.ends_v = {ends_v, kModel, kDim}, b.y = {y, kModel}, b.lse = lse;
-  b.d_out = {out, kModel}, b.d_proj = {d_proj, width};
+  b.ends_k = {ends_k, kModel, kDim}, b.ends_v = {ends_v, kModel, kDim}, b.out = {out, kModel}, b.lse = lse;
+  b.d_out = {d_out, kModel}, b.d_proj = {d_proj, width};
   b.d_gate_bias = static_cast<float*>(allocate(kModel * 4));
   b.d_ends_k = {static_cast<float*>(allocate(n / kChunk * 4)), kModel, kDim};
   b.d_ends_v = {static_cast<float*>(allocate(n / kChunk * 4)), kModel, kDim};
@@ -235,7 +236,9 @@ void rat() {
   f.running_v = {random_float(kSequences * kModel), kModel, kDim};
   f.final_k = {const_cast<float*>(f.running_k.data), kModel, kDim};
   f.final_v = {const_cast<float*>(f.running_v.data), kModel, kDim};
-  f.y = {}, f.lse = nullptr;
+  f.lse = nullptr;
+  if (cuda::rat_forward_scratch_bytes(f) > std::max(forward_bytes, backward_bytes))
+    fail("the scratch memory is too small for one token");
   time_kernel("RAT, one token of 512 sequences at 4095", 4.0 * kSequences * kChunks * kModel, 0,
               [&] { cuda::rat_forward(f, scratch, nullptr); });
 }

@@ -1,7 +1,7 @@
 // Times of the stages of the CUDA RAT kernels around the attention, at the size of a layer: 262,144 tokens, 16 heads of
-// 128 in 2 groups, bf16, for several chunk lengths; and of a copy on the device, the speed to compare them with. Median,
-// least and most of ten calls after three; GB/s count what must be read and written once. With any argument each stage
-// runs once, for a profiler.
+// 128 in 2 groups, bf16, for several chunk lengths; and of a copy on the device, the speed to compare them with.
+// Median, least and most of ten calls after three; GB/s count what must be read and written once. With any argument
+// each stage runs once, for a profiler.
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -80,10 +80,10 @@ void time_stage(const char* name, double bytes, F&& run) {
 struct Buffers {
   Rng rng{1};
   int64_t width = RatShape{kTokens, kHeads, kGroups, kDim, 0, 0, 0}.width();
-  Memory<bf16> proj{rng, kTokens * width}, out{rng, kTokens * kModel}, y{rng, kTokens * kModel};
-  Memory<bf16> d_out{rng, kTokens * kModel}, d_proj{rng, kTokens * width};
-  Memory<float> bias{rng, kModel}, d_bias{kModel}, lse{rng, kTokens * kHeads}, local{rng, kTokens * kHeads};
-  Memory<float> other{rng, kTokens * kHeads}, dq{rng, kTokens * kQueries};
+  Memory<bf16> proj{rng, kTokens* width}, out{rng, kTokens* kModel}, y{rng, kTokens* kModel};
+  Memory<bf16> d_out{rng, kTokens* kModel}, d_proj{rng, kTokens* width};
+  Memory<float> bias{rng, kModel}, d_bias{kModel}, lse{rng, kTokens* kHeads}, local{rng, kTokens* kHeads};
+  Memory<float> other{rng, kTokens* kHeads}, dq{rng, kTokens* kQueries};
 };
 
 void stages(Buffers& b, int64_t length, int64_t chunk) {
@@ -117,38 +117,29 @@ void stages(Buffers& b, int64_t length, int64_t chunk) {
   f.cos = cos_d.data, f.sin = sin_d.data;
   f.ends_k = {ends_k.data, kModel, kDim}, f.ends_v = {ends_v.data, kModel, kDim};
   f.final_k = {final_k.data, kModel, kDim}, f.final_v = {final_v.data, kModel, kDim};
-  f.out = {b.out.data, kModel}, f.y = {b.y.data, kModel}, f.lse = b.lse.data;
+  f.out = {b.out.data, kModel}, f.lse = b.lse.data;
   time_stage("rows, padding", 8.0 * kTokens, [&] {
     cuda::rat_rows(shape, f.table, rows, nullptr);
     cuda::rat_padding(shape, rows, cuda::RatPadding<bf16>{}, nullptr);
   });
   const auto queries = cuda::by_token(b.d_proj.data + columns.q, width, kDim);
-  time_stage("rotate", 2 * narrow, [&] {
-    cuda::rat_rotate<bf16>(shape, f.table, f.cos, f.sin, f.proj, queries, nullptr);
-  });
-  time_stage("scan", 2 * stream + 2 * narrow + 2 * end + statistic, [&] {
-    cuda::rat_scan(f, b.local.data, {}, nullptr);
-  });
-  time_stage("scan, v~ kept", 3 * stream + 2 * narrow + 2 * end + statistic, [&] {
-    cuda::rat_scan(f, b.local.data, cuda::by_token(b.out.data, kModel, kDim), nullptr);
-  });
-  time_stage("merge", 6 * stream + 3 * statistic, [&] {
-    cuda::rat_merge(f, cuda::by_token<const bf16>(b.out.data, kModel, kDim),
-                    cuda::by_token<const float>(b.other.data, kHeads, 1), b.local.data,
-                    cuda::by_token(b.y.data, kModel, kDim), nullptr);
-  });
+  time_stage("rotate", 2 * narrow,
+             [&] { cuda::rat_rotate<bf16>(shape, f.table, f.cos, f.sin, f.proj, queries, nullptr); });
+  time_stage("scan", 3 * stream + 2 * narrow + 2 * end + statistic,
+             [&] { cuda::rat_scan(f, b.local.data, cuda::by_token(b.out.data, kModel, kDim), nullptr); });
+  const Memory<char> forward_scratch(cuda::rat_forward_scratch_bytes(f));
+  time_stage("forward, whole", 6 * stream + 2 * narrow + 2 * end,
+             [&] { cuda::rat_forward(f, forward_scratch.data, nullptr); });
   time_stage("final", 0, [&] { cuda::rat_final(f, nullptr); });
 
   RatBackward<bf16> g;
   g.shape = shape, g.table = f.table, g.proj = f.proj, g.gate_bias = f.gate_bias, g.cos = f.cos, g.sin = f.sin;
   g.ends_k = {ends_k.data, kModel, kDim}, g.ends_v = {ends_v.data, kModel, kDim};
-  g.y = {b.y.data, kModel}, g.lse = b.lse.data, g.d_out = {b.d_out.data, kModel}, g.d_proj = {b.d_proj.data, width};
+  g.out = {b.y.data, kModel}, g.lse = b.lse.data, g.d_out = {b.d_out.data, kModel}, g.d_proj = {b.d_proj.data, width};
   g.d_gate_bias = b.d_bias.data;
   g.d_ends_k = {d_ends_k.data, kModel, kDim}, g.d_ends_v = {d_ends_v.data, kModel, kDim};
   const auto dy = cuda::by_token(b.d_proj.data + columns.v, width, kDim);
-  time_stage("gate", 5 * stream + statistic, [&] {
-    cuda::rat_gate(g, cuda::by_token<const bf16>(b.y.data, kModel, kDim), dy, b.other.data, nullptr);
-  });
+  time_stage("gate", 5 * stream + statistic, [&] { cuda::rat_gate(g, dy, b.other.data, nullptr); });
   cuda::Scratch counted;
   const cuda::RatChunksScratch nothing(counted, shape);
   const Memory<char> scratch_memory(counted.used());
@@ -168,9 +159,8 @@ int main(bool once) {
   std::printf("%s, %d multiprocessors\n", properties.name, properties.multiProcessorCount);
   Buffers buffers;
   const auto bytes = static_cast<std::size_t>(kTokens * kModel * 2);
-  time_stage("copy", 2.0 * static_cast<double>(bytes), [&] {
-    check(cudaMemcpyAsync(buffers.out.data, buffers.y.data, bytes, cudaMemcpyDeviceToDevice));
-  });
+  time_stage("copy", 2.0 * static_cast<double>(bytes),
+             [&] { check(cudaMemcpyAsync(buffers.out.data, buffers.y.data, bytes, cudaMemcpyDeviceToDevice)); });
   stages(buffers, 4096, 16);
   if (once) return 0;
   stages(buffers, 131072, 16);

@@ -15,18 +15,18 @@
 // it, which earlier chunks of this call wrote or which were there before. `from` names the running-state row
 // it starts from (-1: zeros), `to` the row its last state is left in (-1: nowhere). Chunks of one sequence
 // stand in order; the tables of all sequences stand one after the other. Tokens in no chunk are padding:
-// their out, y and gradients are 0, lse -inf.
+// their out and gradients are 0, lse -inf.
 //
-// Backward recomputes the running keys and values; saved are proj, y, lse and the ends. With delta = dy·y
-// (dy = z dout) per token and head, P = exp(S - lse):
+// Backward recomputes the running keys and values; saved are proj, out, lse and the ends. With dy = z dout and
+// delta = dy·y = dout·out per token and head, P = exp(S - lse):
 //   dS = P (dy·v - delta);  dq = s R_c^T sum_e dS_e k^_e + s dS_loc k~, summed over the heads of a group
 //   dk~ = s dS_loc q (+ R_c^T of what later chunks send to this end, + d_ends_k, at the last token)
 //   dv~ = P_loc dy (+ what later chunks send, + d_ends_v, at the last token)
 //   reverse scan in the chunk: lam_l = dk~_l + g_{l+1} lam_{l+1}, mu likewise (+ d_running at the last token)
 //   dk' = sum over heads (1-g) lam;  dv = (1-g) mu;  dg = lam (k~_{l-1} - k') + mu (v~_{l-1} - v)
-//   dg' = g (1-g) dg;  d_gate_bias = sum dg';  dz' = z (1-z) dout·y
+//   dg' = g (1-g) dg;  d_gate_bias = sum dg';  dz' = (1-z) dout·out
 //
-// Types: float or bf16 for proj, out, y, ends; gate bias, running state and statistics fp32; sums in fp32.
+// Types: float or bf16 for proj, out, ends; gate bias, running state and statistics fp32; sums in fp32.
 // Bitwise the same from run to run and for every number of threads.
 #pragma once
 #include "rattan/kernels/tensor_ref.h"
@@ -58,7 +58,6 @@ struct RatForward {
   HeadsRef<const float> running_k, running_v;  // [rows, H, p] read by `from`
   HeadsRef<float> final_k, final_v;            // [rows, H, p] written by `to`; may be the same storage as running_*
   RowsRef<T> out;                              // [N, D]
-  RowsRef<T> y;                                // [N, D], optional (needed by backward)
   float* lse = nullptr;                        // [N, H], optional (needed by backward)
 };
 
@@ -72,7 +71,7 @@ struct RatBackward {
   const float* sin = nullptr;
   HeadsRef<const T> ends_k, ends_v;  // as forward left them
   HeadsRef<const float> running_k, running_v;
-  RowsRef<const T> y;
+  RowsRef<const T> out;
   const float* lse = nullptr;
   RowsRef<const T> d_out;                      // [N, D]
   HeadsRef<const float> d_final_k, d_final_v;  // [rows, H, p], optional: gradient of the final states
@@ -90,7 +89,8 @@ void rat_backward(const RatBackward<bf16>& a);
 
 namespace cuda {
 // Device pointers, the table too. `scratch` is device memory of rat_scratch_bytes().
-int64_t rat_forward_scratch_bytes(const RatShape& shape);
+int64_t rat_forward_scratch_bytes(const RatForward<float>& a);
+int64_t rat_forward_scratch_bytes(const RatForward<bf16>& a);
 int64_t rat_backward_scratch_bytes(const RatShape& shape);
 void rat_forward(const RatForward<float>& a, void* scratch, void* stream);
 void rat_forward(const RatForward<bf16>& a, void* scratch, void* stream);

@@ -97,7 +97,7 @@ void fill_inputs(Args& a, const Tensor& proj, const Tensor& gate_bias, const Ten
 }
 
 struct Outputs {
-  Tensor out, y, lse;
+  Tensor out, lse;
 };
 
 // ends and final states are written into the given storage.
@@ -112,7 +112,6 @@ Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor
   Outputs r;
   r.out = at::empty({shape.tokens, heads * shape.dim}, proj.options());
   if (for_backward) {
-    r.y = at::empty_like(r.out);
     r.lse = at::empty({shape.tokens, heads}, proj.options().dtype(at::kFloat));
   }
   with_type("rat", proj.scalar_type(), [&]<class T>() {
@@ -121,13 +120,13 @@ Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor
     fill_inputs(a, proj, gate_bias, table, cos, sin, running_k, running_v);
     a.ends_k = heads_ref<T>(flat_k), a.ends_v = heads_ref<T>(flat_v);
     a.final_k = heads_ref<float>(final_k), a.final_v = heads_ref<float>(final_v);
-    a.out = rows_ref<T>(r.out), a.y = rows_ref<T>(r.y), a.lse = pointer<float>(r.lse);
-    RATTAN_LAUNCH_SCRATCH("rat", proj, rat_forward, rat_forward_scratch_bytes(shape), a);
+    a.out = rows_ref<T>(r.out), a.lse = pointer<float>(r.lse);
+    RATTAN_LAUNCH_SCRATCH("rat", proj, rat_forward, rat_forward_scratch_bytes(a), a);
   });
   return r;
 }
 
-using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
+using ForwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
 
 ForwardResult forward(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
                       const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, int64_t rows,
@@ -155,7 +154,7 @@ ForwardResult forward(const Tensor& proj, const Tensor& gate_bias, const Tensor&
   }
   auto r = run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, new_k, new_v, running_k, running_v,
                        final_k, final_v, true);
-  return {r.out, r.y, r.lse, new_k, new_v, final_k, final_v};
+  return {r.out, r.lse, new_k, new_v, final_k, final_v};
 }
 
 using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor>;
@@ -163,7 +162,7 @@ using BackwardResult = std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor
 BackwardResult backward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
                         const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, const Tensor& ends_k,
                         const Tensor& ends_v, const OptionalTensor& running_k, const OptionalTensor& running_v,
-                        const Tensor& y, const Tensor& lse, const Tensor& d_out_in, const OptionalTensor& d_ends_k,
+                        const Tensor& out, const Tensor& lse, const Tensor& d_out_in, const OptionalTensor& d_ends_k,
                         const OptionalTensor& d_ends_v, const OptionalTensor& d_final_k,
                         const OptionalTensor& d_final_v) {
   const Tensor proj = dense_last(proj_in), d_out = dense_last(d_out_in), flat_k = flat(ends_k), flat_v = flat(ends_v);
@@ -184,7 +183,7 @@ BackwardResult backward(const Tensor& proj_in, const Tensor& gate_bias, const Te
     a.shape = shape;
     fill_inputs(a, proj, gate_bias, table, cos, sin, running_k, running_v);
     a.ends_k = heads_ref<const T>(flat_k), a.ends_v = heads_ref<const T>(flat_v);
-    a.y = rows_ref<const T>(y), a.lse = pointer<const float>(lse), a.d_out = rows_ref<const T>(d_out);
+    a.out = rows_ref<const T>(out), a.lse = pointer<const float>(lse), a.d_out = rows_ref<const T>(d_out);
     a.d_final_k = heads_ref<const float>(top_k), a.d_final_v = heads_ref<const float>(top_v);
     a.d_proj = rows_ref<T>(d_proj), a.d_gate_bias = pointer<float>(d_bias);
     a.d_ends_k = heads_ref<float>(flat(total_k)), a.d_ends_v = heads_ref<float>(flat(total_v));
@@ -215,17 +214,17 @@ class Rat : public torch::autograd::Function<Rat> {
                                const OptionalTensor& running_v) {
     at::AutoDispatchBelowADInplaceOrView below;
     static auto op = handle<decltype(rat_file::forward)>("rattan::rat");
-    auto [out, y, lse, new_k, new_v, final_k, final_v] = op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk,
-                                                                 rows, ends, ends_k, ends_v, running_k, running_v);
+    auto [out, lse, new_k, new_v, final_k, final_v] = op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk,
+                                                              rows, ends, ends_k, ends_v, running_k, running_v);
     ctx->save_for_backward({proj, gate_bias, table, value_or_undefined(cos), value_or_undefined(sin), new_k, new_v,
-                            value_or_undefined(running_k), value_or_undefined(running_v), y, lse});
+                            value_or_undefined(running_k), value_or_undefined(running_v), out, lse});
     ctx->saved_data["heads"] = heads;
     ctx->saved_data["groups"] = groups;
     ctx->saved_data["chunk"] = chunk;
     ctx->saved_data["carried"] = ends_k ? ends_k->size(1) : int64_t{0};
-    ctx->mark_non_differentiable({y, lse});
+    ctx->mark_non_differentiable({lse});
     ctx->set_materialize_grads(false);
-    return {out, y, lse, new_k, new_v, final_k, final_v};
+    return {out, lse, new_k, new_v, final_k, final_v};
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
@@ -236,7 +235,7 @@ class Rat : public torch::autograd::Function<Rat> {
     auto [d_proj, d_bias, d_ends_k, d_ends_v, d_running_k, d_running_v] = op.call(
         proj, s[1], s[2], optional(s[3]), optional(s[4]), ctx->saved_data["heads"].toInt(),
         ctx->saved_data["groups"].toInt(), ctx->saved_data["chunk"].toInt(), s[5], s[6], optional(s[7]), optional(s[8]),
-        s[9], s[10], d_out, optional(grads[3]), optional(grads[4]), optional(grads[5]), optional(grads[6]));
+        s[9], s[10], d_out, optional(grads[2]), optional(grads[3]), optional(grads[4]), optional(grads[5]));
     Tensor carried_k, carried_v;
     if (const int64_t carried = ctx->saved_data["carried"].toInt(); carried > 0) {
       // Rows this call wrote itself (a chunk that was begun before may be among the carried ones) had their
@@ -259,7 +258,7 @@ ForwardResult differentiable(const Tensor& proj, const Tensor& gate_bias, const 
                              const OptionalTensor& running_v) {
   auto o = Rat::apply(proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends, ends_k, ends_v, running_k,
                       running_v);
-  return {o[0], o[1], o[2], o[3], o[4], o[5], o[6]};
+  return {o[0], o[1], o[2], o[3], o[4], o[5]};
 }
 
 void kernels_of(torch::Library& m) {
@@ -272,10 +271,10 @@ TORCH_LIBRARY_FRAGMENT(rattan, m) {
   m.def(
       "rat(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, int chunk, "
       "int rows, int ends, Tensor? ends_k, Tensor? ends_v, Tensor? running_k, Tensor? running_v) -> "
-      "(Tensor out, Tensor y, Tensor lse, Tensor new_ends_k, Tensor new_ends_v, Tensor final_k, Tensor final_v)");
+      "(Tensor out, Tensor lse, Tensor new_ends_k, Tensor new_ends_v, Tensor final_k, Tensor final_v)");
   m.def(
       "rat_backward(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
-      "int chunk, Tensor ends_k, Tensor ends_v, Tensor? running_k, Tensor? running_v, Tensor y, Tensor lse, "
+      "int chunk, Tensor ends_k, Tensor ends_v, Tensor? running_k, Tensor? running_v, Tensor out, Tensor lse, "
       "Tensor d_out, Tensor? d_ends_k, Tensor? d_ends_v, Tensor? d_final_k, Tensor? d_final_v) -> "
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
@@ -292,7 +291,7 @@ RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Ten
               const std::optional<RatCarry>& carry) {
   static auto op = handle<decltype(rat_file::forward)>("rattan::rat");
   const RatCarry c = carry.value_or(RatCarry{});
-  auto [out, y, lse, ends_k, ends_v, final_k, final_v] =
+  auto [out, lse, ends_k, ends_v, final_k, final_v] =
       op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, rows, ends,
               optional(c.ends_k), optional(c.ends_v), optional(c.running_k), optional(c.running_v));
   return {out, ends_k, ends_v, final_k, final_v};

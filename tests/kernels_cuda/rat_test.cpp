@@ -1,6 +1,7 @@
 // The fused CUDA RAT kernels against their float64 reference.
 #include "rattan/kernels/rat.h"
 
+#include <algorithm>
 #include <array>
 
 #include "rattan/kernels/ref/rat_ref.h"
@@ -85,7 +86,8 @@ std::vector<Shape> shapes() {
       {3, 2, 6, 20, 1, true, {{0, 0, 85, 2}, {1, 18, 30, 0}}},  // pairs of channels do not go together
       {2, 1, 100, 2, 0, true, {{0, 0, 31, 0}}},
       {4, 4, 32, 5, 2, true, {{0, 0, 64, 0}, {3, 4, 11, 0}}},
-      {70, 2, 8, 16, 0, true, {{0, 0, 50, 0}}},                // more heads a group than a block takes
+      {70, 2, 8, 16, 0, true, {{0, 0, 50, 0}}},  // more heads a group than a block takes
+      {10, 2, 256, 16, 0, true, {{0, 0, 40, 0}}},
       {4, 2, 32, 4, 0, true, {{0, 0, 700, 0}, {0, 0, 403, 7}}},  // enough chunks that a block takes a group
   };
 }
@@ -125,14 +127,13 @@ struct Problem {
 
 template <class T>
 struct Output {
-  DeviceRows<T> out, y, ends_k, ends_v, d_proj;
+  DeviceRows<T> out, ends_k, ends_v, d_proj;
   DeviceRows<float> lse, d_bias;
   // The running states are updated in place: what is read and what is written share their storage.
   DeviceVector<float> running_k, running_v, d_ends_k, d_ends_v, d_running_k, d_running_v;
 
   explicit Output(const Problem<T>& p, int64_t padding)
       : out(p.shape.tokens, p.width, padding),
-        y(p.shape.tokens, p.width, padding),
         ends_k(p.past_k.host(), p.shape.ends),
         ends_v(p.past_v.host(), p.shape.ends),
         d_proj(p.shape.tokens, p.shape.width(), padding),
@@ -145,38 +146,67 @@ struct Output {
         d_running_k(std::vector<float>(p.running_k.size())),
         d_running_v(std::vector<float>(p.running_k.size())) {}
 
-  void pull() { out.pull(), y.pull(), ends_k.pull(), ends_v.pull(), d_proj.pull(), lse.pull(), d_bias.pull(); }
+  void pull() { out.pull(), ends_k.pull(), ends_v.pull(), d_proj.pull(), lse.pull(), d_bias.pull(); }
   bool same(Output& o) {
-    return out.host() == o.out.host() && y.host() == o.y.host() && ends_k.host() == o.ends_k.host() &&
-           d_proj.host() == o.d_proj.host() && lse.host() == o.lse.host() && d_bias.host() == o.d_bias.host() &&
+    return out.host() == o.out.host() && ends_k.host() == o.ends_k.host() && d_proj.host() == o.d_proj.host() &&
+           lse.host() == o.lse.host() && d_bias.host() == o.d_bias.host() &&
            same_bits(d_ends_k.pull(), o.d_ends_k.pull()) && same_bits(d_ends_v.pull(), o.d_ends_v.pull()) &&
            same_bits(running_k.pull(), o.running_k.pull());
   }
 };
 
+// What a call needs on the device beside the problem's rows.
+template <class T>
+struct Inputs {
+  DeviceVector<RatChunk> table;
+  DeviceVector<float> bias, cos, sin, running_k, running_v;
+  explicit Inputs(const Problem<T>& p)
+      : table(p.layout.table), bias(p.bias), cos(p.cos), sin(p.sin), running_k(p.running_k), running_v(p.running_v) {}
+};
+
+template <class T>
+RatForward<T> forward_call(const Problem<T>& p, const Inputs<T>& in, Output<T>& o) {
+  const int64_t D = p.width, dim = p.shape.dim;
+  RatForward<T> f;
+  f.shape = p.shape, f.table = in.table.data(), f.proj = p.proj.view(), f.gate_bias = in.bias.data();
+  f.cos = in.cos.data(), f.sin = in.sin.data();
+  f.ends_k = o.ends_k.heads(dim), f.ends_v = o.ends_v.heads(dim);
+  f.running_k = {o.running_k.data(), D, dim}, f.running_v = {o.running_v.data(), D, dim};
+  f.final_k = {o.running_k.data(), D, dim}, f.final_v = {o.running_v.data(), D, dim};
+  f.out = o.out.ref(), f.lse = o.lse.data();
+  return f;
+}
+
+// As in inference: without lse; the last states go to memory of their own.
+template <class T>
+Output<T> run_forward(const Problem<T>& p, int64_t padding) {
+  Output<T> o(p, padding);
+  const Inputs<T> in(p);
+  RatForward<T> f = forward_call(p, in, o);
+  f.lse = nullptr;
+  f.running_k.data = in.running_k.data(), f.running_v.data = in.running_v.data();
+  DeviceMemory scratch(cuda::rat_forward_scratch_bytes(f));
+  cuda::rat_forward(f, scratch.data(), nullptr);
+  o.out.pull();
+  return o;
+}
+
 template <class T>
 Output<T> run(const Problem<T>& p, int64_t padding) {
   Output<T> o(p, padding);
   const int64_t D = p.width, dim = p.shape.dim;
-  DeviceVector<RatChunk> table(p.layout.table);
-  DeviceVector<float> bias(p.bias), cos(p.cos), sin(p.sin), running_k(p.running_k), running_v(p.running_v);
+  const Inputs<T> in(p);
+  const RatForward<T> f = forward_call(p, in, o);
   DeviceVector<float> d_final_k(p.d_final_k), d_final_v(p.d_final_v);
-  RatForward<T> f;
-  f.shape = p.shape, f.table = table.data(), f.proj = p.proj.view(), f.gate_bias = bias.data();
-  f.cos = cos.data(), f.sin = sin.data();
-  f.ends_k = o.ends_k.heads(dim), f.ends_v = o.ends_v.heads(dim);
-  f.running_k = {o.running_k.data(), D, dim}, f.running_v = {o.running_v.data(), D, dim};
-  f.final_k = {o.running_k.data(), D, dim}, f.final_v = {o.running_v.data(), D, dim};
-  f.out = o.out.ref(), f.y = o.y.ref(), f.lse = o.lse.data();
-  DeviceMemory forward_scratch(cuda::rat_forward_scratch_bytes(p.shape));
+  DeviceMemory forward_scratch(cuda::rat_forward_scratch_bytes(f));
   cuda::rat_forward(f, forward_scratch.data(), nullptr);
 
   RatBackward<T> b;
-  b.shape = p.shape, b.table = table.data(), b.proj = p.proj.view(), b.gate_bias = bias.data();
-  b.cos = cos.data(), b.sin = sin.data();
+  b.shape = p.shape, b.table = in.table.data(), b.proj = p.proj.view(), b.gate_bias = in.bias.data();
+  b.cos = in.cos.data(), b.sin = in.sin.data();
   b.ends_k = o.ends_k.heads_view(dim), b.ends_v = o.ends_v.heads_view(dim);
-  b.running_k = {running_k.data(), D, dim}, b.running_v = {running_v.data(), D, dim};
-  b.y = o.y.view(), b.lse = o.lse.data(), b.d_out = p.d_out.view();
+  b.running_k = {in.running_k.data(), D, dim}, b.running_v = {in.running_v.data(), D, dim};
+  b.out = o.out.view(), b.lse = o.lse.data(), b.d_out = p.d_out.view();
   b.d_final_k = {d_final_k.data(), D, dim}, b.d_final_v = {d_final_v.data(), D, dim};
   b.d_proj = o.d_proj.ref(), b.d_gate_bias = o.d_bias.data();
   b.d_ends_k = {o.d_ends_k.data(), D, dim}, b.d_ends_v = {o.d_ends_v.data(), D, dim};
@@ -213,7 +243,6 @@ TYPED_TEST(RatCuda, IsTheFormulaAndItsGradient) {
     auto o = run(p, s.padding), again = run(p, s.padding);
 
     EXPECT_LE(relative_rms_error(o.out.host().values(), expected.out), forward_bound<T>);
-    EXPECT_LE(relative_rms_error(o.y.host().values(), expected.y), forward_bound<T>);
     EXPECT_LE(relative_rms_error(o.ends_k.host().values(), expected.ends_k), forward_bound<T>);
     EXPECT_LE(relative_rms_error(o.ends_v.host().values(), expected.ends_v), forward_bound<T>);
     const auto lse = o.lse.host().values();
@@ -251,9 +280,13 @@ TYPED_TEST(RatCuda, IsTheFormulaAndItsGradient) {
     EXPECT_LE(relative_rms_error(to_doubles(o.d_running_k.pull()), gradients.d_running_k), backward_bound<T>);
     EXPECT_LE(relative_rms_error(to_doubles(o.d_running_v.pull()), gradients.d_running_v), backward_bound<T>);
 
-    EXPECT_TRUE(o.out.host().padding_untouched() && o.y.host().padding_untouched());
+    EXPECT_TRUE(o.out.host().padding_untouched());
     EXPECT_TRUE(o.d_proj.host().padding_untouched());
     EXPECT_TRUE(o.same(again)) << "another run gave other bits";
+    auto inference = run_forward(p, s.padding);
+    EXPECT_TRUE(inference.out.host() == o.out.host()) << "without y and lse";
+    EXPECT_LE(relative_rms_error(to_doubles(inference.running_k.pull()), final_k), 50 * rounding<float>());
+    EXPECT_LE(relative_rms_error(to_doubles(inference.running_v.pull()), final_v), 50 * rounding<float>());
   }
 }
 
@@ -319,17 +352,16 @@ TEST(RatCudaLarge, OffsetsBeyond31Bits) {
   std::vector<float> cos(32 * 64), sin(32 * 64);
   rope_table(32, kDim, 10000, cos.data(), sin.data());
   DeviceVector<float> cos_d(cos), sin_d(sin);
-  Repeated<bf16> proj(rng, kTokens * shape.width(), kTimes), out(kTokens * D, kTimes), y(kTokens * D, kTimes);
+  Repeated<bf16> proj(rng, kTokens * shape.width(), kTimes), out(kTokens * D, kTimes);
   DeviceRows<bf16> ends_k(shape.ends, D), ends_v(shape.ends, D);
-  DeviceMemory scratch(cuda::rat_backward_scratch_bytes(shape)), lse(shape.tokens * kHeads * 4);
-  ASSERT_LE(cuda::rat_forward_scratch_bytes(shape), scratch.bytes());
+  DeviceMemory lse(shape.tokens * kHeads * 4);
   RatForward<bf16> f;
   f.shape = shape, f.table = table.data(), f.proj = {proj.data(), shape.width()}, f.gate_bias = bias.data();
   f.cos = cos_d.data(), f.sin = sin_d.data(), f.ends_k = ends_k.heads(kDim), f.ends_v = ends_v.heads(kDim);
-  f.out = {out.data(), D}, f.y = {y.data(), D}, f.lse = static_cast<float*>(lse.data());
+  f.out = {out.data(), D}, f.lse = static_cast<float*>(lse.data());
+  DeviceMemory scratch(std::max(cuda::rat_forward_scratch_bytes(f), cuda::rat_backward_scratch_bytes(shape)));
   cuda::rat_forward(f, scratch.data(), nullptr);
   out.expect_last_is_first("out");
-  y.expect_last_is_first("y");
   Repeated<bf16> d_proj(kTokens * shape.width(), kTimes);
   DeviceMemory d_ends_k(shape.ends * D * 4), d_ends_v(shape.ends * D * 4);
   cudaMemset(d_ends_k.data(), 0, static_cast<std::size_t>(d_ends_k.bytes()));
@@ -338,7 +370,7 @@ TEST(RatCudaLarge, OffsetsBeyond31Bits) {
   RatBackward<bf16> b;
   b.shape = shape, b.table = table.data(), b.proj = f.proj, b.gate_bias = bias.data(), b.cos = f.cos, b.sin = f.sin;
   b.ends_k = ends_k.heads_view(kDim), b.ends_v = ends_v.heads_view(kDim);
-  b.y = {y.data(), D}, b.lse = f.lse, b.d_out = {out.data(), D};  // any gradient will do
+  b.out = {out.data(), D}, b.lse = f.lse, b.d_out = {out.data(), D};  // any gradient will do
   b.d_proj = {d_proj.data(), shape.width()}, b.d_gate_bias = d_bias.data();
   b.d_ends_k = {static_cast<float*>(d_ends_k.data()), D, kDim};
   b.d_ends_v = {static_cast<float*>(d_ends_v.data()), D, kDim};

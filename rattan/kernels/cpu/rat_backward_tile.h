@@ -55,7 +55,7 @@ class RatBackwardTile {
     for (int64_t column : read) {
       prefetch_columns(a.proj.at(begin) + column, a.proj.row, n, shape.dim);
     }
-    prefetch_columns(a.y.at(begin) + at.z, a.y.row, n, shape.dim);
+    prefetch_columns(a.out.at(begin) + at.z, a.out.row, n, shape.dim);
     prefetch_columns(a.d_out.at(begin) + at.z, a.d_out.row, n, shape.dim);
     const int64_t written[] = {at.v, at.g, at.z};
     for (int64_t column : written) {
@@ -101,11 +101,11 @@ class RatBackwardTile {
       Vec delta = zero();
       for (int64_t c = 0; c < padded; c += W) {
         int64_t lanes = shape.dim - c;
-        Vec z = sigmoid(load_lanes(x + at.z + c, lanes)), y = load_lanes(a.y.at(row) + at.z + c, lanes);
+        Vec z = sigmoid(load_lanes(x + at.z + c, lanes)), out = load_lanes(a.out.at(row) + at.z + c, lanes);
         Vec d_out = load_lanes(a.d_out.at(row) + at.z + c, lanes), dy = z * d_out;
-        store_lanes(a.d_proj.at(row) + at.z + c, (dy - z * dy) * y, lanes);
+        store_lanes(a.d_proj.at(row) + at.z + c, (d_out - dy) * out, lanes);
         store(dy_ + i * padded + c, dy);
-        delta = fma(dy, y, delta);
+        delta = fma(d_out, out, delta);
       }
       tile_.delta[i] = sum(delta);
       tile_.lse[i] = a.lse[row * shape.heads + h];

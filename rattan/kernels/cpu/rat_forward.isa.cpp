@@ -49,7 +49,6 @@ class RatForwardRun {
     for (int64_t i = 0; i < plan.padding_count; ++i) {
       int64_t row = plan.padding[i];
       std::memset(a.out.at(row), 0, static_cast<size_t>(width) * sizeof(T));
-      if (a.y.data) std::memset(a.y.at(row), 0, static_cast<size_t>(width) * sizeof(T));
       for (int64_t h = 0; a.lse && h < shape.heads; ++h) a.lse[row * shape.heads + h] = minus_infinity;
     }
   }
@@ -94,10 +93,9 @@ class RatForwardRun {
     const int64_t columns[] = {at.v, at.g, at.z};
     for (int64_t column : columns) prefetch_columns(x + column, a.proj.row, tile.tokens, shape.dim);
     prefetch_columns(a.out.at(begin) + at.z, a.out.row, tile.tokens, shape.dim);
-    if (a.y.data) prefetch_columns(a.y.at(begin) + at.z, a.y.row, tile.tokens, shape.dim);
   }
 
-  // out = z y and what is saved, for one token and head.
+  // out = z y and lse, for one token and head.
   void finish(int64_t row, int64_t h, const float* sums, float sum, float max) {
     RatColumns at(shape, h);
     Vec share = splat(1 / sum);
@@ -105,7 +103,6 @@ class RatForwardRun {
       int64_t lanes = shape.dim - c;
       Vec y = load(sums + c) * share;
       Vec z = sigmoid(load_lanes(a.proj.at(row) + at.z + c, lanes));
-      if (a.y.data) store_lanes(a.y.at(row) + at.z + c, y, lanes);
       store_lanes(a.out.at(row) + at.z + c, z * y, lanes);
     }
     if (a.lse) a.lse[row * shape.heads + h] = max + __builtin_logf(sum);

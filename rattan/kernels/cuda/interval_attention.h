@@ -13,7 +13,6 @@ template <class T>
 struct OwnEntry {
   const float* score = nullptr;  // [queries, heads]; null: no such entries and no gate
   HeadsRef<const T> value, gate;
-  HeadsRef<T> y;  // optional
 };
 
 template <class T>
@@ -26,7 +25,8 @@ struct IntervalForward {
   HeadsRef<T> o;
   float* lse = nullptr;  // [queries, heads]; optional without own entries
   OwnEntry<T> own;
-  bool vector = false;  // q, k, v, o and the own entries allow 16-byte accesses
+  float* scratch = nullptr;  // interval_rows_scratch_bytes(), optional: few queries may cut their keys into parts
+  bool vector = false;       // q, k, v, o and the own entries allow 16-byte accesses
 };
 
 template <class T, class U>
@@ -38,7 +38,7 @@ struct IntervalBackward {
   HeadsRef<const T> q, k, v, o, d_o;
   const float* lse = nullptr;
   const float* d_lse = nullptr;  // [queries, heads], optional
-  const float* delta = nullptr;  // [queries, heads], optional: d_o·o, if it is known already
+  const float* delta = nullptr;  // [queries, heads], optional: d_o·o, if it is known already; o is not read then
   HeadsRef<U> dq;                // [queries, q_heads, dim]
   HeadsRef<U> dk, dv;            // [keys, kv_heads, dim]
   bool accumulate = false;       // add to dk, dv
@@ -54,7 +54,12 @@ void interval_attention_backward(IntervalBackward<float, float> a, void* stream)
 void interval_attention_backward(IntervalBackward<bf16, bf16> a, void* stream);
 void interval_attention_backward(IntervalBackward<bf16, float> a, void* stream);
 
-// Turns o and lse of the attention without the own entries into those with them; writes y. Part of the forward pass.
+// The forward pass of few queries that each have keys of their own, but for their own entries.
+int64_t interval_rows_scratch_bytes(int64_t queries, int64_t keys, int64_t heads, int64_t dim);
+void interval_attention_rows(const IntervalForward<float>& a, void* stream);
+void interval_attention_rows(const IntervalForward<bf16>& a, void* stream);
+
+// Turns o and lse of the attention without the own entries into those with them. Part of the forward pass.
 void merge_own_entries(const IntervalForward<float>& a, void* stream);
 void merge_own_entries(const IntervalForward<bf16>& a, void* stream);
 

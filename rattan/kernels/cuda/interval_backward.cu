@@ -35,7 +35,7 @@ struct Memory {
   static constexpr int64_t bytes = int64_t{4 * Shape::size + 2 * Shape::score_size} * sizeof(T) + sizeof(Rows);
 };
 
-// delta[r] = do[r] . o[r] - d_lse[r], do from its tile; lse. Threads share a row in equal numbers.
+// delta[r] = do[r] . o[r] - d_lse[r], unless it is given, do from its tile; lse. Threads share a row in equal numbers.
 template <class T, int D, class U>
 __device__ void load_statistics(typename Memory<T, D>::Rows& rows, const IntervalBackward<T, U>& a, const T* d_o,
                                 int64_t row0, int head) {
@@ -45,7 +45,7 @@ __device__ void load_statistics(typename Memory<T, D>::Rows& rows, const Interva
   const int r = threadIdx.x / per_row, part = threadIdx.x % per_row, dim = static_cast<int>(a.dim);
   const bool in = row0 + r < a.queries && rows.intervals.begin[r] < rows.intervals.end[r];
   float sum = 0;
-  if (in) {
+  if (in && a.delta == nullptr) {
     const T* o = at(a.o, row0 + r, head);
     for (int c = part * V; c < dim; c += per_row * V) {
       if (a.vector) {
@@ -61,7 +61,9 @@ __device__ void load_statistics(typename Memory<T, D>::Rows& rows, const Interva
   for (int d = per_row / 2; d > 0; d /= 2) sum += __shfl_xor_sync(kAllLanes, sum, d);
   if (part != 0) return;
   const int64_t row = (row0 + r) * a.heads + head;
-  rows.delta[r] = in && a.d_lse != nullptr ? sum - a.d_lse[row] : sum;
+  if (in && a.delta != nullptr) sum = a.delta[row];
+  if (in && a.delta == nullptr && a.d_lse != nullptr) sum -= a.d_lse[row];
+  rows.delta[r] = sum;
   rows.lse[r] = in ? a.lse[row] * kLog2e : 0.0f;
 }
 

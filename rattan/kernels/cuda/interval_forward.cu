@@ -1,6 +1,5 @@
-// Two kernels. Many queries that share keys: one block a tile of queries and head, keys streamed through
-// shared memory with an online softmax. Few queries, each with keys of its own (a decoding step): one block a
-// query and head, whose warps share the keys out.
+// Interval attention forward: which kernel takes it, and the one for any GPU and type: a block a tile of queries and
+// head, keys streamed through shared memory with an online softmax.
 #include <cmath>
 #include <type_traits>
 
@@ -125,70 +124,6 @@ __global__ void __launch_bounds__(Memory<T, D>::threads) tile_kernel(IntervalFor
   store_rows(at(a.o, 0, head), a.o.row, row0 + warp_row, a.queries, 0, dim, out, 1.0f, false, a.vector);
 }
 
-constexpr int kWarps = 8, kBatch = 4;
-
-template <class T, int E>
-__global__ void __launch_bounds__(kWarps * 32) row_kernel(IntervalForward<T> a) {
-  __shared__ float part[kWarps][32 * E];
-  __shared__ float tops[kWarps], sums[kWarps];
-  const int64_t row = blockIdx.x;
-  const int head = blockIdx.y, kv_head = head / static_cast<int>(a.heads / a.kv_heads);
-  const int dim = static_cast<int>(a.dim), warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t begin = a.begin[row], end = a.end[row];
-  const float scale = a.scale * kLog2e;
-  float q[E], out[E] = {}, most = -INFINITY, sum = 0;
-  load_lane(q, at(a.q, row, head % a.q_heads), dim, a.vector, begin < end);
-  for (int64_t j0 = begin + warp * kBatch; j0 < end; j0 += kWarps * kBatch) {
-    float k[kBatch][E], v[kBatch][E], s[kBatch];
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const bool in = j0 + b < end;
-      load_lane(k[b], at(a.k, in ? j0 + b : j0, kv_head), dim, a.vector, in);
-      load_lane(v[b], at(a.v, in ? j0 + b : j0, kv_head), dim, a.vector, in);
-    }
-    float top = most;
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      float dot = 0;
-#pragma unroll
-      for (int e = 0; e < E; ++e) dot += q[e] * k[b][e];
-      s[b] = j0 + b < end ? warp_sum(dot) * scale : -INFINITY;
-      top = fmaxf(top, s[b]);
-    }
-    const float shrink = exp2f(most - top);
-    most = top;
-    sum *= shrink;
-#pragma unroll
-    for (int e = 0; e < E; ++e) out[e] *= shrink;
-#pragma unroll
-    for (int b = 0; b < kBatch; ++b) {
-      const float p = exp2f(s[b] - top);
-      sum += p;
-#pragma unroll
-      for (int e = 0; e < E; ++e) out[e] += p * v[b][e];
-    }
-  }
-  if (lane == 0) {
-    tops[warp] = most;
-    sums[warp] = sum;
-  }
-#pragma unroll
-  for (int e = 0; e < E; ++e) part[warp][lane * E + e] = out[e];
-  __syncthreads();
-  float top = -INFINITY, total = 0;
-  for (int w = 0; w < kWarps; ++w) top = fmaxf(top, tops[w]);
-  const float base = top == -INFINITY ? 0.0f : top;
-  for (int w = 0; w < kWarps; ++w) total += sums[w] * exp2f(tops[w] - base);
-  if (a.lse && threadIdx.x == 0) a.lse[row * a.heads + head] = total > 0 ? (top + log2f(total)) * kLn2 : -INFINITY;
-  const float factor = total > 0 ? 1.0f / total : 0.0f;
-  T* o = at(a.o, row, head);
-  for (int c = threadIdx.x; c < dim; c += kWarps * 32) {
-    float x = 0;
-    for (int w = 0; w < kWarps; ++w) x += part[w][c] * exp2f(tops[w] - base);
-    o[c] = from_float<T>(x * factor);
-  }
-}
-
 template <class T, int D>
 void launch_tiles(const IntervalForward<T>& a, cudaStream_t stream) {
   using M = Memory<T, D>;
@@ -199,13 +134,6 @@ void launch_tiles(const IntervalForward<T>& a, cudaStream_t stream) {
   check_launch("attention_forward");
 }
 
-template <class T, int E>
-void launch_rows(const IntervalForward<T>& a, cudaStream_t stream) {
-  const dim3 grid(static_cast<unsigned>(a.queries), static_cast<unsigned>(a.heads));
-  row_kernel<T, E><<<grid, kWarps * 32, 0, stream>>>(a);
-  check_launch("attention_forward (rows)");
-}
-
 // Few queries, sixteen keys or more for each: a step of many sequences, or a short piece after a long past.
 template <class T>
 bool has_few_rows(const IntervalForward<T>& a) {
@@ -214,12 +142,7 @@ bool has_few_rows(const IntervalForward<T>& a) {
 
 template <class T>
 void launch(const IntervalForward<T>& a, cudaStream_t stream) {
-  if (has_few_rows(a)) {
-    if (a.dim <= 32) return launch_rows<T, 1>(a, stream);
-    if (a.dim <= 64) return launch_rows<T, 2>(a, stream);
-    if (a.dim <= 128) return launch_rows<T, 4>(a, stream);
-    return launch_rows<T, 8>(a, stream);
-  }
+  if (has_few_rows(a)) return interval_attention_rows(a, stream);
   if (a.dim <= 64) return launch_tiles<T, 64>(a, stream);
   if (a.dim <= 128) return launch_tiles<T, 128>(a, stream);
   launch_tiles<T, 256>(a, stream);
@@ -230,7 +153,7 @@ void run(IntervalForward<T>& a, void* stream) {
   if (a.queries == 0 || a.heads == 0 || a.dim == 0) return;
   check_dim("attention_forward", a.dim);
   a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.o) &&
-             aligned16(a.own.value) && aligned16(a.own.gate) && aligned16(a.own.y);
+             aligned16(a.own.value) && aligned16(a.own.gate);
   if constexpr (std::is_same_v<T, bf16>) {
     if (!has_few_rows(a) && a.vector && a.keys > 0 && a.dim <= 128 && a.scale > 0 && is_hopper()) {
       return interval_attention_forward_hopper(a, stream);

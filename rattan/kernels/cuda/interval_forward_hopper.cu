@@ -24,14 +24,14 @@ struct Memory {
   bf16 k[kStages][kKeys * D];
   bf16 v[kStages][kKeys * D];
   bf16 value[kRows * D];             // in: own values; out: o
-  bf16 gate[own ? kRows * D : 512];  // in: z; out: y
+  bf16 gate[own ? kRows * D : 512];  // z
   TileSpan<kRows> span;
   Barrier q_full, k_full[kStages], v_full[kStages], k_empty[kStages], v_empty[kStages], own_full, own_empty;
 };
 
 struct Args {
   IntervalForward<bf16> a;
-  CUtensorMap q, k, v, value, gate, o, y;
+  CUtensorMap q, k, v, value, gate, o;
 };
 
 template <int D, bool own>
@@ -164,7 +164,7 @@ __device__ void send_rows(const CUtensorMap& map, const bf16* tile, int row, int
   for (int c = 0; c < D; c += 64) send_box(map, tile + c * kRows + row * 64, c, head, static_cast<int>(row0) + row);
 }
 
-// Merges the own entries, if there are any, and writes o, y and the log-sum-exp of a warp's rows.
+// Merges the own entries, if there are any, and writes o and the log-sum-exp of a warp's rows.
 template <int D, bool own>
 __device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, const float (&scores)[2], int64_t row0,
                            int head, unsigned parity) {
@@ -197,12 +197,11 @@ __device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, cons
       unsigned& out = pair_at<D>(m.value, first + i * 8, n * 8 + lane % 4 * 2);
       float x = rows.out[n][i * 2] * factor[i], y = rows.out[n][i * 2 + 1] * factor[i];
       if constexpr (own) {
-        unsigned& gate = pair_at<D>(m.gate, first + i * 8, n * 8 + lane % 4 * 2);
+        const unsigned gate = pair_at<D>(m.gate, first + i * 8, n * 8 + lane % 4 * 2);
         const bool none = own_factor[i] == 0;  // then the value may be anything
         x += none ? 0.0f : own_factor[i] * low_half(out);
         y += none ? 0.0f : own_factor[i] * high_half(out);
         const float z = sigmoid(low_half(gate)), w = sigmoid(high_half(gate));
-        gate = pack2(x, y);
         x = x == 0 ? 0.0f : x * z;
         y = y == 0 ? 0.0f : y * w;
       }
@@ -213,7 +212,6 @@ __device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, cons
   __syncwarp();
   if (lane == 0) {
     send_rows<D>(p.o, m.value, warp * 16, head, row0);
-    if (own && p.a.own.y.data) send_rows<D>(p.y, m.gate, warp * 16, head, row0);
     commit_sent();
   }
 }
@@ -373,7 +371,6 @@ void launch(const IntervalForward<bf16>& a, cudaStream_t stream) {
   if (own) {
     p.value = tensor_map(a.own.value, a.queries, a.heads, a.dim, kRows);
     p.gate = tensor_map(a.own.gate, a.queries, a.heads, a.dim, kRows);
-    if (a.own.y.data) p.y = tensor_map(constant(a.own.y), a.queries, a.heads, a.dim, 16);
   }
   constexpr int64_t bytes = sizeof(Memory<D, own>) + 1024;
   static_assert(bytes <= 227 * 1024);

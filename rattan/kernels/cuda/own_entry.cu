@@ -21,16 +21,14 @@ __global__ void __launch_bounds__(kThreads) kernel(IntervalForward<T> a) {
   const float total = w_others + w_own;
   w_others /= none ? 1.0f : total;
   w_own /= none ? 1.0f : total;
-  float o[E], value[E], gate[E], y[E];
+  float o[E], value[E], gate[E];
   load_lane(o, static_cast<const T*>(at(a.o, row, head)), dim, false);
   load_lane(value, at(a.own.value, row, head), dim, a.vector, w_own > 0);
   load_lane(gate, at(a.own.gate, row, head), dim, a.vector, !none);
 #pragma unroll
   for (int e = 0; e < E; ++e) {
-    y[e] = w_others * o[e] + w_own * value[e];
-    o[e] = sigmoid(gate[e]) * y[e];
+    o[e] = sigmoid(gate[e]) * (w_others * o[e] + w_own * value[e]);
   }
-  if (a.own.y.data) store_lane(at(a.own.y, row, head), y, dim, a.vector);
   store_lane(at(a.o, row, head), o, dim, a.vector);
   __syncwarp();
   if (threadIdx.x % 32 == 0) a.lse[pair] = none ? -INFINITY : top + logf(total);

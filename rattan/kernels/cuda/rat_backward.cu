@@ -48,7 +48,7 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
   rat_padding(shape, s.rows, padding, stream);
   if (shape.chunks == 0) return;
   rat_rotate(shape, a.table, a.cos, a.sin, a.proj, by_token(queries, row, shape.dim), stream);
-  rat_gate(a, by_token(a.y.data, a.y.row, shape.dim), by_token(dy, row, shape.dim), s.delta, stream);
+  rat_gate(a, by_token(dy, row, shape.dim), s.delta, stream);
 
   IntervalBackward<T, float> b;
   b.queries = shape.tokens, b.keys = shape.ends, b.dim = shape.dim;
@@ -57,7 +57,6 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
   b.begin = s.rows.first, b.end = s.rows.slot, b.lse = a.lse, b.delta = s.delta, b.scratch = s.attention;
   b.q = {queries, row, shape.dim};
   b.k = a.ends_k, b.v = a.ends_v;
-  b.o = {a.y.data, a.y.row, shape.dim};
   b.d_o = {dy, row, shape.dim};
   b.dq = {s.dq, query_width, shape.dim};
   b.dk = a.d_ends_k, b.dv = a.d_ends_v, b.accumulate = true;

@@ -1,4 +1,5 @@
-// RAT forward on one stream: rows, rotate, scan, attention over the chunk ends, merge, final (rat_stages.h).
+// RAT forward on one stream: rows, rotate, scan, attention over the chunk ends with the local entries, final
+// (rat_stages.h).
 #include <cmath>
 
 #include "rattan/kernels/cuda/device.cuh"
@@ -13,13 +14,17 @@ namespace rat_forward_file {
 template <class T>
 struct Pieces {
   RatRows rows;
-  float *local, *lse_ends;  // [N, H]: scores of the local entries, log-sum-exp over the ends
-  T* queries;               // [N, G, p]
-  Pieces(Scratch& scratch, const RatShape& s)
-      : rows{scratch.take<int32_t>(s.tokens), scratch.take<int32_t>(s.tokens)},
-        local(scratch.take<float>(s.tokens * s.heads)),
-        lse_ends(scratch.take<float>(s.tokens * s.heads)),
-        queries(scratch.take<T>(s.tokens * s.groups * s.dim)) {}
+  float *local, *lse;   // [N, H]; lse: if the caller keeps none
+  T *queries, *values;  // [N, G, p], [N, H, p]: v~
+  float* parts;
+  Pieces(Scratch& scratch, const RatForward<T>& a)
+      : rows{scratch.take<int32_t>(a.shape.tokens), scratch.take<int32_t>(a.shape.tokens)},
+        local(scratch.take<float>(a.shape.tokens * a.shape.heads)),
+        lse(scratch.take<float>(a.lse ? 0 : a.shape.tokens * a.shape.heads)),
+        queries(scratch.take<T>(a.shape.tokens * a.shape.groups * a.shape.dim)),
+        values(scratch.take<T>(a.shape.tokens * a.shape.heads * a.shape.dim)),
+        parts(scratch.take<float>(
+            interval_rows_scratch_bytes(a.shape.tokens, a.shape.ends, a.shape.heads, a.shape.dim) / 4)) {}
 };
 
 template <class T>
@@ -29,19 +34,16 @@ void run(const RatForward<T>& a, void* scratch_memory, void* stream_pointer) {
   check_dim("rat_forward", shape.dim);
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
   Scratch scratch(scratch_memory);
-  const Pieces<T> s(scratch, shape);
+  const Pieces<T> s(scratch, a);
   const int64_t width = shape.heads * shape.dim, query_width = shape.groups * shape.dim;
   rat_rows(shape, a.table, s.rows, stream);
-  RatPadding<T> padding;
-  padding.rows[0] = a.out, padding.rows[1] = a.y, padding.rows[2] = {s.queries, query_width};
-  padding.count[0] = padding.count[1] = width, padding.count[2] = query_width;
-  padding.per_head = a.lse, padding.value = -INFINITY;
+  RatPadding<T> padding;  // rows that see no end and have no local entry come out as zeros
+  padding.per_head = s.local, padding.value = -INFINITY;
   rat_padding(shape, s.rows, padding, stream);
-  if (shape.chunks == 0) return;
-  rat_rotate(shape, a.table, a.cos, a.sin, a.proj, by_token(s.queries, query_width, shape.dim), stream);
-  rat_scan(a, s.local, {}, stream);
-
-  // The attention's result lies in `out` until the merge.
+  if (shape.chunks > 0) {
+    rat_rotate(shape, a.table, a.cos, a.sin, a.proj, by_token(s.queries, query_width, shape.dim), stream);
+    rat_scan(a, s.local, by_token(s.values, width, shape.dim), stream);
+  }
   IntervalForward<T> f;
   f.queries = shape.tokens, f.keys = shape.ends, f.dim = shape.dim;
   f.heads = f.kv_heads = shape.heads, f.q_heads = shape.groups;
@@ -51,22 +53,28 @@ void run(const RatForward<T>& a, void* scratch_memory, void* stream_pointer) {
   f.k = {a.ends_k.data, a.ends_k.row, a.ends_k.head};
   f.v = {a.ends_v.data, a.ends_v.row, a.ends_v.head};
   f.o = {a.out.data, a.out.row, shape.dim};
-  f.lse = s.lse_ends;
+  f.lse = a.lse ? a.lse : s.lse;
+  f.own.score = s.local;
+  f.own.value = {s.values, width, shape.dim};
+  f.own.gate = {a.proj.data + RatColumns(shape).z, a.proj.row, shape.dim};
+  f.scratch = s.parts;
   interval_attention_forward(f, stream);
-  rat_merge(a, by_token<const T>(a.out.data, a.out.row, shape.dim), by_token<const float>(s.lse_ends, shape.heads, 1),
-            s.local, by_token(a.y.data, a.y.row, shape.dim), stream);
-  rat_final(a, stream);
+  if (shape.chunks > 0) rat_final(a, stream);
+}
+
+template <class T>
+int64_t scratch_bytes(const RatForward<T>& a) {
+  Scratch scratch;
+  Pieces<T>(scratch, a);
+  return scratch.used();
 }
 
 }  // namespace rat_forward_file
 
-// Per token: 8 bytes of rows, two fp32 a head, the rotated queries (counted as fp32): 1.2 KB at 16 heads of 128 in
-// 2 groups.
-int64_t rat_forward_scratch_bytes(const RatShape& shape) {
-  Scratch scratch;
-  rat_forward_file::Pieces<float>(scratch, shape);
-  return scratch.used();
-}
+// Per token: 8 bytes of rows, one or two fp32 a head, the rotated queries and the running values: 4.7 KB at 16 heads
+// of 128 in 2 groups and bf16.
+int64_t rat_forward_scratch_bytes(const RatForward<float>& a) { return rat_forward_file::scratch_bytes(a); }
+int64_t rat_forward_scratch_bytes(const RatForward<bf16>& a) { return rat_forward_file::scratch_bytes(a); }
 void rat_forward(const RatForward<float>& a, void* scratch, void* stream) { rat_forward_file::run(a, scratch, stream); }
 void rat_forward(const RatForward<bf16>& a, void* scratch, void* stream) { rat_forward_file::run(a, scratch, stream); }
 

@@ -1,4 +1,6 @@
 // Backward, before the attention: the gradient through the output gate.
+#include <cfloat>
+
 #include "rattan/kernels/cuda/rat_piece.cuh"
 
 namespace rattan::kernels::cuda {
@@ -8,7 +10,6 @@ namespace rat_gate_file {
 template <class T>
 struct Gate {
   RatBackward<T> a;
-  ChunkRows<const T> y;
   ChunkRows<T> dy;
   float* delta;
 };
@@ -16,18 +17,18 @@ struct Gate {
 // Where the tokens of one head of a piece lie: the first of them; rows apart.
 template <class T>
 struct Places {
-  const T *z, *d_out, *y;
+  const T *z, *d_out, *out;
   T *dy, *dz;
-  int z_row, d_out_row, y_row, dy_row, dz_row;
+  int z_row, d_out_row, out_row, dy_row, dz_row;
 };
 
 template <bool kPairs, bool kFull, class T>
 __device__ __forceinline__ void gate_head(Places<T> at, int count, float* part, const Mine<T>& mine) {
   constexpr int E = kChannels<T>;
-  unsigned raw_z[kRatPiece], raw_d[kRatPiece], raw_y[kRatPiece];
+  unsigned raw_z[kRatPiece], raw_d[kRatPiece], raw_out[kRatPiece];
   load_piece<kPairs, kFull>(raw_z, at.z, at.z_row, count, mine);
   load_piece<kPairs, kFull>(raw_d, at.d_out, at.d_out_row, count, mine);
-  load_piece<kPairs, kFull>(raw_y, at.y, at.y_row, count, mine);
+  load_piece<kPairs, kFull>(raw_out, at.out, at.out_row, count, mine);
   float dots[8];
 #pragma unroll
   for (int j = 0; j < kRatPiece; ++j) {
@@ -36,12 +37,14 @@ __device__ __forceinline__ void gate_head(Places<T> at, int count, float* part, 
       float z[E], d[E], y[E];
       unpack<T>(z, raw_z[j]);
       unpack<T>(d, raw_d[j]);
-      unpack<T>(y, raw_y[j]);
+      unpack<T>(y, raw_out[j]);
 #pragma unroll
       for (int e = 0; e < E; ++e) {
-        const float open = fast_sigmoid(z[e]);
-        d[e] *= open;
+        // y = out / z; a gate so far closed that 1 / z overflows has out = 0.
+        const float inverse = fminf(1.0f + fast_exp2(z[e] * -kLog2e), FLT_MAX), open = fast_reciprocal(inverse);
         z[e] = (1 - open) * d[e] * y[e];
+        d[e] *= open;
+        y[e] *= inverse;
       }
       const unsigned rounded = pack<T>(d);
       unpack<T>(d, rounded);  // delta belongs to the dy that the attention reads
@@ -80,7 +83,7 @@ __global__ void __launch_bounds__(kMaxThreads<T>, (kPairs ? 640 : 384) / kMaxThr
   const int64_t own = head * dim + mine.channel;
   Places<T> places;
   places.z_row = static_cast<int>(p.a.proj.row), places.d_out_row = static_cast<int>(p.a.d_out.row);
-  places.y_row = static_cast<int>(p.y.token), places.dy_row = static_cast<int>(p.dy.token);
+  places.out_row = static_cast<int>(p.a.out.row), places.dy_row = static_cast<int>(p.dy.token);
   places.dz_row = static_cast<int>(p.a.d_proj.row);
 
   for (int l0 = static_cast<int>(blockIdx.y) * kRatPiece; l0 < length; l0 += step) {
@@ -88,7 +91,7 @@ __global__ void __launch_bounds__(kMaxThreads<T>, (kPairs ? 640 : 384) / kMaxThr
     const int64_t n = c.begin + l0;
     places.z = at(p.a.proj, n) + columns.z + own;
     places.d_out = at(p.a.d_out, n) + own;
-    places.y = at(p.y, c, chunk, head, l0) + mine.channel;
+    places.out = at(p.a.out, n) + own;
     places.dy = at(p.dy, c, chunk, head, l0) + mine.channel;
     places.dz = at(p.a.d_proj, n) + columns.z + own;
     if (count == kRatPiece) {
@@ -109,14 +112,13 @@ __global__ void __launch_bounds__(kMaxThreads<T>, (kPairs ? 640 : 384) / kMaxThr
 }  // namespace rat_gate_file
 
 template <class T>
-void rat_gate(const RatBackward<T>& a, const ChunkRows<const T>& y, const ChunkRows<T>& dy, float* delta,
-              cudaStream_t stream) {
+void rat_gate(const RatBackward<T>& a, const ChunkRows<T>& dy, float* delta, cudaStream_t stream) {
   using namespace rat_gate_file;
   const RatShape& s = a.shape;
-  rat_check_rows({a.proj.row, a.d_out.row, y.token, dy.token, a.d_proj.row});
-  const Gate<T> p{a, y, dy, delta};
+  rat_check_rows({a.proj.row, a.d_out.row, a.out.row, dy.token, a.d_proj.row});
+  const Gate<T> p{a, dy, delta};
   const bool pairs =
-      s.dim % 2 == 0 && paired(a.proj) && paired(a.d_out) && paired(y) && paired(dy) && paired(a.d_proj);
+      s.dim % 2 == 0 && paired(a.proj) && paired(a.d_out) && paired(a.out) && paired(dy) && paired(a.d_proj);
   const dim3 grid(static_cast<unsigned>(s.chunks * s.heads), piece_blocks(s));
   with_pairs<T>(pairs, [&](auto together) {
     gate_kernel<T, decltype(together)::value><<<grid, rat_threads<T>(s.dim), 0, stream>>>(p);
@@ -124,9 +126,7 @@ void rat_gate(const RatBackward<T>& a, const ChunkRows<const T>& y, const ChunkR
   check_launch("rat_backward (gate)");
 }
 
-template void rat_gate(const RatBackward<float>&, const ChunkRows<const float>&, const ChunkRows<float>&, float*,
-                       cudaStream_t);
-template void rat_gate(const RatBackward<bf16>&, const ChunkRows<const bf16>&, const ChunkRows<bf16>&, float*,
-                       cudaStream_t);
+template void rat_gate(const RatBackward<float>&, const ChunkRows<float>&, float*, cudaStream_t);
+template void rat_gate(const RatBackward<bf16>&, const ChunkRows<bf16>&, float*, cudaStream_t);
 
 }  // namespace rattan::kernels::cuda

@@ -113,7 +113,7 @@ template <class T>
 void rat_padding(const RatShape& shape, const RatRows& rows, const RatPadding<T>& padding, cudaStream_t stream) {
   using namespace rat_rows_file;
   padding_kernel<<<static_cast<unsigned>(blocks_for(shape.tokens, kThreads)), kThreads, 0, stream>>>(shape, rows,
-                                                                                                    padding);
+                                                                                                     padding);
   check_launch("rat (padding)");
 }
 

@@ -1,10 +1,10 @@
 // The stages of the CUDA RAT kernels. Between them stands the attention over the chunk ends, which is none of theirs:
 // what goes to it and comes from it is described by ChunkRows, so that it may lie token by token or chunk by chunk.
 //
-//   forward:  rotate (queries) and scan (chunk ends, local scores) | attention | merge, final
+//   forward:  rotate (queries) and scan (chunk ends, local entries) | attention (with the output gate) | final
 //   backward: rotate and gate (dy, dz', delta)                     | attention | chunks (dv, dg', dk', dq)
 //
-// A block of scan, merge, gate and chunks works on a chunk and on several heads, one after the other. A thread holds
+// A block of scan, gate and chunks works on a chunk and on several heads, one after the other. A thread holds
 // four bytes of each stream of a head and takes the tokens in pieces of 16, whose loads are all in flight together.
 #pragma once
 #include <cuda_runtime.h>
@@ -87,24 +87,17 @@ template <class T>
 void rat_rotate(const RatShape& shape, const RatChunk* table, const float* cos, const float* sin,
                 const RowsRef<const T>& proj, const ChunkRows<T>& queries, cudaStream_t stream);
 
-// Chunk ends; local[n, h] = s q.k~; values = v~, optional; the last running states unless they are updated in place.
+// Chunk ends; local[n, h] = s q.k~; values = v~; the last running states unless they are updated in place.
 template <class T>
 void rat_scan(const RatForward<T>& a, float* local, const ChunkRows<T>& values, cudaStream_t stream);
-
-// y and out from o, the attention over the ends with its log-sum-exp, and the local entry; lse of both.
-// o may be the memory of out or y.
-template <class T>
-void rat_merge(const RatForward<T>& a, const ChunkRows<const T>& o, const ChunkRows<const float>& lse_ends,
-               const float* local, const ChunkRows<T>& y, cudaStream_t stream);
 
 // The last running states where `final` is the memory of `running`; to run when all else has read it.
 template <class T>
 void rat_final(const RatForward<T>& a, cudaStream_t stream);
 
-// dy = z dout; dz', written to d_proj; delta[n, h] = dy.y.
+// dy = z dout; dz', written to d_proj; delta[n, h] = dy.y of the rounded dy.
 template <class T>
-void rat_gate(const RatBackward<T>& a, const ChunkRows<const T>& y, const ChunkRows<T>& dy, float* delta,
-              cudaStream_t stream);
+void rat_gate(const RatBackward<T>& a, const ChunkRows<T>& dy, float* delta, cudaStream_t stream);
 
 // What rat_chunks needs of scratch memory.
 struct RatChunksScratch {
