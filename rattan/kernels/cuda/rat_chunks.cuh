@@ -149,8 +149,7 @@ struct Inputs {
   __device__ __forceinline__ void load(const Chunks<T>& p, const Block<T>& b, const RatChunk& c,
                                        const Rotation<T>& rotation, int i, int l0, int last) {
     const int64_t head = b.head(i);
-    const int count = min(kRatPiece, c.end - c.begin - l0),
-              token = min(static_cast<int>(threadIdx.x) % 16, count - 1);
+    const int count = min(kRatPiece, c.end - c.begin - l0), token = min(static_cast<int>(threadIdx.x) % 16, count - 1);
     load_floats<kVector>(bias, p.a.gate_bias + b.own(i), b.mine);
     if (l0 > 0) {
       const float* state = state_row(p, b, c.begin + l0, i);
