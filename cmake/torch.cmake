@@ -4,7 +4,13 @@
 # RATTAN_TORCH is the `torch` folder of the wheel (site-packages/torch). Defines the interface target
 # rattan::torch and RATTAN_TORCH_LIB, RATTAN_TORCH_VERSION, RATTAN_TORCH_CUDA.
 set(RATTAN_TORCH "" CACHE PATH "The torch folder of an installed or unpacked PyTorch wheel")
-if(NOT RATTAN_TORCH)
+if(NOT RATTAN_TORCH AND RATTAN_OPS_ONLY)
+  # pip builds with the torch of the Python that it runs in.
+  find_package(Python REQUIRED COMPONENTS Interpreter)
+  execute_process(COMMAND ${Python_EXECUTABLE} -c
+    "import importlib.util as u; s = u.find_spec('torch'); print(s.submodule_search_locations[0] if s else '', end='')"
+    OUTPUT_VARIABLE RATTAN_TORCH COMMAND_ERROR_IS_FATAL ANY)
+elseif(NOT RATTAN_TORCH)
   file(GLOB torch_in_venv ${CMAKE_SOURCE_DIR}/.venv/lib/python3*/site-packages/torch)
   list(LENGTH torch_in_venv count)
   if(count GREATER 0)
