@@ -59,6 +59,7 @@ struct RatForward {
   HeadsRef<float> final_k, final_v;            // [rows, H, p] written by `to`; may be the same storage as running_*
   RowsRef<T> out;                              // [N, D]
   float* lse = nullptr;                        // [N, H], optional (needed by backward)
+  bool step = false;  // every chunk is one token and sees no end that this call writes: a decoding step
 };
 
 template <class T>

@@ -31,10 +31,11 @@ struct RatResult {
 RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table, const at::Tensor& cos,
               const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk, int64_t rows, int64_t ends,
               const std::optional<RatCarry>& carry);
-// The same on a state that is updated in place ([R, E, H, p] and [R, H, p]); not differentiable.
+// The same on a state that is updated in place ([R, E, H, p] and [R, H, p]); not differentiable. `step`: every chunk is
+// one token and sees no end that this call writes, as when each sequence gets its next token; then it takes one kernel.
 at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
                       const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
-                      RatCarry& state);
+                      RatCarry& state, bool step = false);
 
 // x, gate [N, C], gate_bias fp32 [C], table int32 [segments, 4] (kernels::ScanSegment), initial fp32 [R, C] or
 // undefined -> h [N, C], final fp32 [R, C] (R = rows, at least 1). Differentiable.

@@ -104,7 +104,7 @@ struct Outputs {
 Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
                     const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, const Tensor& ends_k,
                     const Tensor& ends_v, const OptionalTensor& running_k, const OptionalTensor& running_v,
-                    const Tensor& final_k, const Tensor& final_v, bool for_backward) {
+                    const Tensor& final_k, const Tensor& final_v, bool for_backward, bool step) {
   const Tensor proj = dense_last(proj_in), flat_k = flat(ends_k), flat_v = flat(ends_v);
   const auto shape = shape_of(proj, gate_bias, table, heads, groups, chunk, flat_k.size(0));
   check_tables(cos, sin, shape);
@@ -121,6 +121,7 @@ Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor
     a.ends_k = heads_ref<T>(flat_k), a.ends_v = heads_ref<T>(flat_v);
     a.final_k = heads_ref<float>(final_k), a.final_v = heads_ref<float>(final_v);
     a.out = rows_ref<T>(r.out), a.lse = pointer<float>(r.lse);
+    a.step = step;
     RATTAN_LAUNCH_SCRATCH("rat", proj, rat_forward, rat_forward_scratch_bytes(a), a);
   });
   return r;
@@ -153,7 +154,7 @@ ForwardResult forward(const Tensor& proj, const Tensor& gate_bias, const Tensor&
     final_k.copy_(*running_k), final_v.copy_(*running_v);
   }
   auto r = run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, new_k, new_v, running_k, running_v,
-                       final_k, final_v, true);
+                       final_k, final_v, true, false);
   return {r.out, r.lse, new_k, new_v, final_k, final_v};
 }
 
@@ -195,13 +196,15 @@ BackwardResult backward(const Tensor& proj_in, const Tensor& gate_bias, const Te
 
 Tensor extend(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
               const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, Tensor ends_k, Tensor ends_v,
-              Tensor running_k, Tensor running_v) {
+              Tensor running_k, Tensor running_v, bool step) {
   require(heads > 0, "rattan::rat: heads must be at least 1, got {}", heads);
   check_carry(ends_k, ends_v, running_k, running_v, proj.scalar_type(), heads, gate_bias.numel() / heads);
+  require(!step || table.size(0) == proj.size(0), "rattan::rat: a step of {} tokens needs as many chunks, not {}",
+          proj.size(0), table.size(0));
   // They are written in place: a copy would lose what is written.
   require(ends_k.is_contiguous() && ends_v.is_contiguous(), "rattan::rat: the ends of a state must be contiguous");
   return run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, ends_k, ends_v, running_k, running_v,
-                     running_k, running_v, false)
+                     running_k, running_v, false, step)
       .out;
 }
 
@@ -279,7 +282,8 @@ TORCH_LIBRARY_FRAGMENT(rattan, m) {
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "rat_extend_(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
-      "int chunk, Tensor(a!) ends_k, Tensor(b!) ends_v, Tensor(c!) running_k, Tensor(d!) running_v) -> Tensor");
+      "int chunk, Tensor(a!) ends_k, Tensor(b!) ends_v, Tensor(c!) running_k, Tensor(d!) running_v, bool step=False) "
+      "-> Tensor");
 }
 RATTAN_REGISTER(kernels_of)
 TORCH_LIBRARY_IMPL(rattan, Autograd, m) { m.impl("rat", differentiable); }
@@ -299,10 +303,10 @@ RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Ten
 
 at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
                       const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
-                      RatCarry& state) {
+                      RatCarry& state, bool step) {
   static auto op = handle<decltype(rat_file::extend)>("rattan::rat_extend_");
   return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, state.ends_k, state.ends_v,
-                 state.running_k, state.running_v);
+                 state.running_k, state.running_v, step);
 }
 
 }  // namespace rattan::ops

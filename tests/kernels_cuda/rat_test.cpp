@@ -290,6 +290,48 @@ TYPED_TEST(RatCuda, IsTheFormulaAndItsGradient) {
   }
 }
 
+// A decoding step takes a kernel of its own: one token of each sequence, at any place in its chunk, with few and many
+// ends. Long pasts of few sequences are cut into parts.
+TYPED_TEST(RatCuda, AStepIsTheFormula) {
+  RATTAN_NEEDS_GPU();
+  using T = TypeParam;
+  const std::vector<Shape> steps = {
+      {4, 2, 128, 16, 0, true, {{0, 0, 1, 0}, {5, 7, 1, 0}, {300, 15, 1, 0}, {1, 1, 1, 0}}},
+      {3, 1, 64, 4, 8, true, {{2, 0, 1, 0}, {90, 3, 1, 0}}},
+      {2, 2, 33, 8, 0, false, {{7, 2, 1, 0}}},
+      {2, 1, 256, 16, 0, true, {{40, 9, 1, 0}, {0, 3, 1, 0}}},
+      {2, 1, 128, 16, 0, true, {{3000, 4, 1, 0}}},
+      {6, 3, 20, 1, 1, true, {{70, 0, 1, 0}, {1, 0, 1, 0}}},
+  };
+  uint64_t seed = 5050;
+  for (const Shape& s : steps) {
+    SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << s.sequences.size() << " sequences, " << s.heads
+                                      << " heads of " << s.dim);
+    Problem<T> p(s, Rng(seed++));
+    const auto expected = ref::rat_forward(p.reference());
+    p.shape.tokens -= 2;  // the rows after the last sequence are padding, which a step has not
+    Output<T> o(p, s.padding);
+    const Inputs<T> in(p);
+    RatForward<T> f = forward_call(p, in, o);
+    f.step = true;
+    DeviceMemory scratch(cuda::rat_forward_scratch_bytes(f));
+    cuda::rat_forward(f, scratch.data(), nullptr);
+    o.pull();
+    auto first = [&](std::vector<double> values, int64_t width) {
+      values.resize(static_cast<std::size_t>(p.shape.tokens * width));
+      return values;
+    };
+    EXPECT_LE(relative_rms_error(o.out.host().values(), first(expected.out, p.width)), forward_bound<T>);
+    EXPECT_LE(relative_rms_error(o.ends_k.host().values(), expected.ends_k), forward_bound<T>);
+    EXPECT_LE(relative_rms_error(o.ends_v.host().values(), expected.ends_v), forward_bound<T>);
+    const auto lse = o.lse.host().values();
+    for (std::size_t i = 0; i < lse.size(); ++i) ASSERT_NEAR(lse[i], expected.lse[i], 2e-5) << "row and head " << i;
+    EXPECT_LE(relative_rms_error(to_doubles(o.running_k.pull()), expected.final_k), 50 * rounding<float>());
+    EXPECT_LE(relative_rms_error(to_doubles(o.running_v.pull()), expected.final_v), 50 * rounding<float>());
+    EXPECT_TRUE(o.out.host().padding_untouched());
+  }
+}
+
 TYPED_TEST(RatCuda, PaddingTokensGiveZeroAndAreInert) {
   RATTAN_NEEDS_GPU();
   using T = TypeParam;

@@ -1,5 +1,5 @@
-// RAT forward on one stream: rows, rotate, scan, attention over the chunk ends with the local entries, final
-// (rat_stages.h).
+// RAT forward on one stream. A decoding step is one kernel (rat_step.cu); else: rows, rotate, scan, attention over the
+// chunk ends with the local entries, final (rat_stages.h).
 #include <cmath>
 
 #include "rattan/kernels/cuda/device.cuh"
@@ -33,6 +33,7 @@ void run(const RatForward<T>& a, void* scratch_memory, void* stream_pointer) {
   if (shape.tokens == 0 || shape.heads == 0 || shape.dim == 0) return;
   check_dim("rat_forward", shape.dim);
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
+  if (a.step) return rat_step(a, scratch_memory, stream);
   Scratch scratch(scratch_memory);
   const Pieces<T> s(scratch, a);
   const int64_t width = shape.heads * shape.dim, query_width = shape.groups * shape.dim;
@@ -64,6 +65,7 @@ void run(const RatForward<T>& a, void* scratch_memory, void* stream_pointer) {
 
 template <class T>
 int64_t scratch_bytes(const RatForward<T>& a) {
+  if (a.step) return rat_step_scratch_bytes(a.shape);
   Scratch scratch;
   Pieces<T>(scratch, a);
   return scratch.used();

@@ -95,6 +95,11 @@ void rat_scan(const RatForward<T>& a, float* local, const ChunkRows<T>& values, 
 template <class T>
 void rat_final(const RatForward<T>& a, cudaStream_t stream);
 
+// The whole forward pass of a decoding step, with which none of the stages above is needed.
+int64_t rat_step_scratch_bytes(const RatShape& shape);
+template <class T>
+void rat_step(const RatForward<T>& a, void* scratch, cudaStream_t stream);
+
 // dy = z dout; dz', written to d_proj; delta[n, h] = dy.y of the rounded dy.
 template <class T>
 void rat_gate(const RatBackward<T>& a, const ChunkRows<T>& dy, float* delta, cudaStream_t stream);

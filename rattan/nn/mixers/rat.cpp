@@ -96,7 +96,7 @@ at::Tensor Rat::extend(const at::Tensor& x, State& state, Call& call) {
     auto [cos, sin] = tables(chunks, proj.device());
     ops::RatCarry storage{memory.ends_k, memory.ends_v, memory.running_k, memory.running_v};
     const at::Tensor mixed = ops::rat_extend(proj, gate_bias_(at::kFloat), chunks.table, cos, sin, options_.n_heads,
-                                             options_.n_groups, options_.chunk, storage);
+                                             options_.n_groups, options_.chunk, storage, chunks.step);
     return out_proj_.join(mixed, x, call);
   }
   auto [mixed, after] = compose(proj, chunks, memory, call);

@@ -41,6 +41,8 @@ int64_t rat_ends(const Layout& layout, int64_t chunk) { return layout.last_posit
 RatChunks rat_chunks(const Layout& layout, int64_t chunk, int64_t ends_per_row) {
   RatChunks result;
   result.positions = rat_ends(layout, chunk);
+  result.step = !layout.has_padding() && std::all_of(layout.segments().begin(), layout.segments().end(),
+                                                     [](const Segment& s) { return s.length() == 1; });
   const std::string key = fmt::format("rat.{}.{}", chunk, ends_per_row);
   result.table = layout.table(key, [&] {
     std::vector<kernels::RatChunk> chunks;

@@ -8,6 +8,7 @@ struct RatChunks {
   at::Tensor table;            // int32 [chunks, 7]: kernels::RatChunk
   int64_t rows = 1, ends = 1;  // size of the ends buffer: [rows, ends]
   int64_t positions = 1;       // 1 + largest chunk index
+  bool step = false;           // each sequence gets one token, and nothing is padding
 };
 
 // For a state with `ends_per_row` entries a row: the ends of state row r are [r * ends_per_row, ...) and a
