@@ -93,12 +93,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> backward(const Tensor& x_in, const Te
   return {d_x, d_gate, d_bias, d_initial};
 }
 
+// Sizes of results may be symbols when a compiler traces.
+using Symbolic = std::tuple<Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&, const Tensor&,
+                                            const OptionalTensor&, c10::SymInt);
+
 class GatedScan : public torch::autograd::Function<GatedScan> {
  public:
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& gate, const Tensor& gate_bias,
-                               const Tensor& table, const OptionalTensor& initial, int64_t rows) {
+                               const Tensor& table, const OptionalTensor& initial, c10::SymInt rows) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [h, final] = ops::gated_scan(x, gate, gate_bias, table, value_or_undefined(initial), rows);
+    static auto op = handle<Symbolic>("rattan::gated_scan");
+    auto [h, final] = op.call(x, gate, gate_bias, table, initial, rows);
     ctx->save_for_backward({x, gate, gate_bias, table, value_or_undefined(initial)});
     ctx->set_materialize_grads(false);
     return {h, final};
@@ -113,7 +118,7 @@ class GatedScan : public torch::autograd::Function<GatedScan> {
 };
 
 std::tuple<Tensor, Tensor> differentiable(const Tensor& x, const Tensor& gate, const Tensor& gate_bias,
-                                          const Tensor& table, const OptionalTensor& initial, int64_t rows) {
+                                          const Tensor& table, const OptionalTensor& initial, c10::SymInt rows) {
   auto out = GatedScan::apply(x, gate, gate_bias, table, initial, rows);
   return {out[0], out[1]};
 }
@@ -125,7 +130,7 @@ void kernels_of(torch::Library& m) {
 
 TORCH_LIBRARY_FRAGMENT(rattan, m) {
   m.def(
-      "gated_scan(Tensor x, Tensor gate, Tensor gate_bias, Tensor table, Tensor? initial, int rows) -> "
+      "gated_scan(Tensor x, Tensor gate, Tensor gate_bias, Tensor table, Tensor? initial, SymInt rows) -> "
       "(Tensor h, Tensor final)");
   m.def(
       "gated_scan_backward(Tensor x, Tensor gate, Tensor gate_bias, Tensor table, Tensor? initial, Tensor d_h, "

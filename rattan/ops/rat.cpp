@@ -208,15 +208,21 @@ Tensor extend(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, 
       .out;
 }
 
+// Sizes of results may be symbols when a compiler traces.
+using Symbolic = ForwardResult(const Tensor&, const Tensor&, const Tensor&, const OptionalTensor&,
+                               const OptionalTensor&, int64_t, int64_t, int64_t, c10::SymInt, c10::SymInt,
+                               const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                               const OptionalTensor&);
+
 class Rat : public torch::autograd::Function<Rat> {
  public:
   static variable_list forward(AutogradContext* ctx, const Tensor& proj, const Tensor& gate_bias, const Tensor& table,
                                const OptionalTensor& cos, const OptionalTensor& sin, int64_t heads, int64_t groups,
-                               int64_t chunk, int64_t rows, int64_t ends, const OptionalTensor& ends_k,
+                               int64_t chunk, c10::SymInt rows, c10::SymInt ends, const OptionalTensor& ends_k,
                                const OptionalTensor& ends_v, const OptionalTensor& running_k,
                                const OptionalTensor& running_v) {
     at::AutoDispatchBelowADInplaceOrView below;
-    static auto op = handle<decltype(rat_file::forward)>("rattan::rat");
+    static auto op = handle<Symbolic>("rattan::rat");
     auto [out, lse, new_k, new_v, final_k, final_v] = op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk,
                                                               rows, ends, ends_k, ends_v, running_k, running_v);
     ctx->save_for_backward({proj, gate_bias, table, value_or_undefined(cos), value_or_undefined(sin), new_k, new_v,
@@ -256,7 +262,7 @@ class Rat : public torch::autograd::Function<Rat> {
 
 ForwardResult differentiable(const Tensor& proj, const Tensor& gate_bias, const Tensor& table,
                              const OptionalTensor& cos, const OptionalTensor& sin, int64_t heads, int64_t groups,
-                             int64_t chunk, int64_t rows, int64_t ends, const OptionalTensor& ends_k,
+                             int64_t chunk, c10::SymInt rows, c10::SymInt ends, const OptionalTensor& ends_k,
                              const OptionalTensor& ends_v, const OptionalTensor& running_k,
                              const OptionalTensor& running_v) {
   auto o = Rat::apply(proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends, ends_k, ends_v, running_k,
@@ -273,7 +279,7 @@ void kernels_of(torch::Library& m) {
 TORCH_LIBRARY_FRAGMENT(rattan, m) {
   m.def(
       "rat(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, int chunk, "
-      "int rows, int ends, Tensor? ends_k, Tensor? ends_v, Tensor? running_k, Tensor? running_v) -> "
+      "SymInt rows, SymInt ends, Tensor? ends_k, Tensor? ends_v, Tensor? running_k, Tensor? running_v) -> "
       "(Tensor out, Tensor lse, Tensor new_ends_k, Tensor new_ends_v, Tensor final_k, Tensor final_v)");
   m.def(
       "rat_backward(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
