@@ -11,6 +11,7 @@
 #include "rattan/kernels/few_rows_linear.h"
 #include "rattan/kernels/gated_scan.h"
 #include "rattan/kernels/matrix_product.h"
+#include "rattan/kernels/quantize_rows.h"
 #include "rattan/kernels/rat.h"
 #include "rattan/kernels/rms_norm.h"
 #include "rattan/kernels/rope.h"
@@ -58,6 +59,7 @@ RATTAN_KERNEL(few_rows_linear, FewRowsLinear)
 RATTAN_KERNEL(gated_scan_forward, GatedScanForward)
 RATTAN_KERNEL(gated_scan_backward, GatedScanBackward)
 RATTAN_KERNEL_PLAIN(matrix_product, MatrixProduct)
+RATTAN_KERNEL(quantize_rows, QuantizeRows)
 RATTAN_KERNEL(rat_forward, RatForward)
 RATTAN_KERNEL(rat_backward, RatBackward)
 RATTAN_KERNEL(rope, Rope)
