@@ -113,7 +113,7 @@ class RatMixer(_Mixer):
             cos, sin = _tables.rotation(ends, self.dim, self.rope_base, x.device)
         mixed = torch.ops.rattan.rat_extend_(
             self.in_proj(x).flatten(0, 1), self.gate_bias.float(), table, cos, sin, self.n_heads, self.n_groups,
-            self.chunk, state.ends_k, state.ends_v, state.running_k, state.running_v,
+            self.chunk, state.ends_k, state.ends_v, state.running_k, state.running_v, step=tokens == 1,
         )
         state.position += tokens
         return self.out_proj(mixed.unflatten(0, (batch, tokens)))

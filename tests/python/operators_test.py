@@ -6,7 +6,6 @@ import json
 import math
 import os
 import pathlib
-import struct
 import subprocess
 import tempfile
 import unittest
@@ -14,29 +13,11 @@ import unittest
 import torch
 import torch.nn.functional as F
 
-torch.ops.load_library(os.environ["RATTAN_OPS_LIBRARY"])
+from rattan import weights
+from reference import rat_reference, worst
+
 ops = torch.ops.rattan
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "rat"
-TORCH_TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
-
-
-def read_safetensors(path):
-    data = pathlib.Path(path).read_bytes()
-    (length,) = struct.unpack("<Q", data[:8])
-    tensors = {}
-    for name, entry in json.loads(data[8:8 + length]).items():
-        if name == "__metadata__":
-            continue
-        begin, end = entry["data_offsets"]
-        values = torch.frombuffer(bytearray(data[8 + length + begin:8 + length + end]),
-                                  dtype=TORCH_TYPES[entry["dtype"]])
-        tensors[name] = values.view(entry["shape"])
-    return tensors
-
-
-def worst(got, expected):
-    """Largest difference, relative to the largest expected value."""
-    return ((got.double() - expected).abs().max() / expected.abs().max()).item()
 
 
 def rat_mixing(proj, gate_bias, batch, tokens, heads, groups, chunk):
@@ -48,38 +29,6 @@ def rat_mixing(proj, gate_bias, batch, tokens, heads, groups, chunk):
     angle = torch.arange(per_row).double().unsqueeze(1) * 10000.0 ** (-torch.arange(half).double() / half)
     return ops.rat(proj, gate_bias, torch.tensor(table, dtype=torch.int32), angle.cos().float(), angle.sin().float(),
                    heads, groups, chunk, batch, per_row, None, None, None, None)[0]
-
-
-def rat_reference(proj, gate_bias, batch, tokens, heads, groups, chunk):
-    """The same by its formulas, token by token (arXiv 2507.04416, section 3)."""
-    width = gate_bias.numel()
-    dim = width // heads
-    half = dim // 2
-
-    def rotate(x, position):
-        angle = position * 10000.0 ** (-torch.arange(half).double() / half)
-        a, b = x[..., :half], x[..., half:]
-        return torch.cat((a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin()), -1)
-
-    rows = []
-    for row in proj.view(batch, tokens, -1):
-        ends_k, ends_v = [], []
-        for t in range(tokens):
-            z, v, g, q, k = row[t].split([width] * 3 + [groups * dim] * 2)
-            q, k = (x.view(groups, dim).repeat(heads // groups, 1) for x in (q, k))
-            g = torch.sigmoid(g + gate_bias).view(heads, dim)
-            if t % chunk == 0:
-                run_k, run_v = torch.zeros_like(k), torch.zeros_like(k)
-            run_k, run_v = g * run_k + (1 - g) * k, g * run_v + (1 - g) * v.view(heads, dim)
-            turned = rotate(q, t // chunk)
-            scores = [(turned * end).sum(-1) for end in ends_k] + [(q * run_k).sum(-1)]
-            weights = torch.softmax(torch.stack(scores) / math.sqrt(dim), 0)
-            y = sum(w.unsqueeze(-1) * value for w, value in zip(weights, [*ends_v, run_v]))
-            rows.append(torch.sigmoid(z) * y.flatten())
-            if (t + 1) % chunk == 0:
-                ends_k.append(rotate(run_k, t // chunk))
-                ends_v.append(run_v)
-    return torch.stack(rows)
 
 
 class AgainstFloat64(unittest.TestCase):
@@ -202,7 +151,7 @@ class AgainstTheProgram(unittest.TestCase):
 
     def test_golden_layer(self):
         """Norm, RAT, residual of the golden file; tolerances of the C++ test of the same file."""
-        values = read_safetensors(GOLDEN / "layer_rat_l16.safetensors")
+        values = weights.load(GOLDEN / "layer_rat_l16.safetensors")
         names = ["x", *(f"layers.0.{name}" for name in ("mixer_norm.weight", "mixer.in_proj.weight", "mixer.gate_bias",
                                                         "mixer.out_proj.weight"))]
         x, norm, in_proj, gate_bias, out_proj = leaves = [values[name].clone().requires_grad_() for name in names]
@@ -241,7 +190,7 @@ chunk = 4
                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             said = subprocess.run([program, "score", path / "model", "--tokens", ",".join(map(str, ids.tolist())),
                                    "--json"], check=True, stdout=subprocess.PIPE).stdout
-            w = read_safetensors(path / "model" / "model.safetensors")
+            w = weights.load(path / "model" / "model.safetensors")
         stream, branch = w["embed.weight"][ids], None
 
         def norm(name):
