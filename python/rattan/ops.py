@@ -33,7 +33,8 @@ def _check_packed(x: Tensor, cu_seqlens: Tensor | None) -> None:
     if x.shape[0] != 1:
         raise ValueError(f"a packed batch (cu_seqlens given) has one row, but this one has {x.shape[0]}")
     if cu_seqlens.dim() != 1 or cu_seqlens.shape[0] < 2 or cu_seqlens.is_floating_point():
-        raise ValueError(f"cu_seqlens must be integers [documents + 1], got {cu_seqlens.dtype} {list(cu_seqlens.shape)}")
+        raise ValueError(f"cu_seqlens must be integers [documents + 1], got {cu_seqlens.dtype} of shape "
+                         f"{list(cu_seqlens.shape)}")
     if cu_seqlens.device != x.device:
         raise ValueError(f"cu_seqlens is on {cu_seqlens.device}, the batch on {x.device}")
 

@@ -33,7 +33,8 @@ def ints(*values):
 
 class Loading(unittest.TestCase):
     def run_python(self, code, **environment):
-        environment = {**os.environ, "PYTHONPATH": f"{PACKAGE.parent}:{os.environ.get('PYTHONPATH', '')}", **environment}
+        path = f"{PACKAGE.parent}:{os.environ.get('PYTHONPATH', '')}"
+        environment = {**os.environ, "PYTHONPATH": path, **environment}
         return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
     def test_version_is_that_of_the_build(self):
@@ -43,7 +44,7 @@ class Loading(unittest.TestCase):
     def test_missing_library(self):
         run = self.run_python("import rattan", RATTAN_OPS_LIBRARY="/nowhere/librattan_ops.so")
         self.assertNotEqual(run.returncode, 0)
-        self.assertIn("ImportError: RATTAN_OPS_LIBRARY names /nowhere/librattan_ops.so, which does not exist", run.stderr)
+        self.assertIn("RATTAN_OPS_LIBRARY names /nowhere/librattan_ops.so, which does not exist", run.stderr)
 
     def test_library_of_another_torch(self):
         """Both versions are named, and what to do."""
@@ -110,7 +111,8 @@ class Tracing(unittest.TestCase):
                              (leaf(5, 8), None, leaf(8), 1e-6, torch.bfloat16)],
             "add_rms_norm_backward": [(x, torch.randn(8), torch.rand(5), x, x, True),
                                       (x, torch.randn(8), torch.rand(5), x, None, False)],
-            "rope": [(leaf(5, 2, 8), torch.arange(5).int(), cos, sin), (leaf(5, 2, 8), ints(4, 0, 1, 7, 7), cos, sin, True)],
+            "rope": [(leaf(5, 2, 8), torch.arange(5).int(), cos, sin),
+                     (leaf(5, 2, 8), ints(4, 0, 1, 7, 7), cos, sin, True)],
             "gelu": [(leaf(3, 5, 8),)],
             "swiglu": [(leaf(5, 8), leaf(5, 8))],
             "sigmoid_mul": [(leaf(5, 8), leaf(5, 8))],
@@ -320,7 +322,8 @@ class Modules(unittest.TestCase):
     def test_autocast_of_functions(self):
         x, w = torch.randn(3, 5, 8), torch.randn(8)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            for y in (ops.gelu(x), ops.swiglu(x, x), ops.sigmoid_mul(x, x), ops.rms_norm(x, w), ops.rope(x.unsqueeze(2))):
+            for y in (ops.gelu(x), ops.swiglu(x, x), ops.sigmoid_mul(x, x), ops.rms_norm(x, w),
+                      ops.rope(x.unsqueeze(2))):
                 self.assertEqual(y.dtype, torch.bfloat16)
             stream, y = ops.add_rms_norm(x, x, w)
             self.assertEqual((stream.dtype, y.dtype), (torch.float32, torch.bfloat16))
