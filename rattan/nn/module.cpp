@@ -67,7 +67,18 @@ void Param::fill(Rng rng) {
   changed();
 }
 
-void Param::changed() { cast_.clear(); }
+void Param::changed() {
+  cast_.clear();
+  fp8_rows_ = {};
+}
+
+bool Param::differentiable() const { return at::GradMode::is_enabled() && master_.requires_grad(); }
+
+ops::Fp8Rows Param::fp8_rows(const at::Tensor& value) const {
+  if (differentiable()) return {};
+  if (!fp8_rows_.values.defined()) fp8_rows_ = ops::quantize_rows(value);
+  return fp8_rows_;
+}
 
 void Param::mask(at::Tensor keep) {
   require(!keep.defined() || keep.sizes() == at::IntArrayRef(shape_), "a mask must have its parameter's shape");
@@ -78,14 +89,14 @@ void Param::mask(at::Tensor keep) {
 at::Tensor Param::operator()(at::ScalarType dtype) const {
   if (!master_.defined()) fail("a parameter is read before it was allocated");
   if (keep_fp32 && dtype != at::kDouble) dtype = at::kFloat;
-  const bool differentiable = at::GradMode::is_enabled() && master_.requires_grad();
-  if (!differentiable) {
+  const bool kept = !differentiable();
+  if (kept) {
     auto place = cast_.find(dtype);
     if (place != cast_.end()) return place->second;
   }
   at::Tensor value = keep_.defined() ? master_ * keep_.to(master_.scalar_type()) : master_;
   value = value.to(dtype);
-  if (!differentiable) cast_[dtype] = value;
+  if (kept) cast_[dtype] = value;
   return value;
 }
 

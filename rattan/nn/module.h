@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "rattan/base/random.h"
+#include "rattan/ops/fp8.h"
 
 namespace rattan::nn {
 
@@ -29,6 +30,9 @@ class Param {
 
   // The value in `dtype`, differentiable with respect to the master.
   at::Tensor operator()(at::ScalarType dtype) const;
+  // A matrix's rows rounded to e4m3, from `value`, what the call above gave; undefined tensors where gradients are
+  // recorded, since whoever records them rounds once a use anyway. Kept, like that value, until the master changes.
+  ops::Fp8Rows fp8_rows(const at::Tensor& value) const;
   // Keeps the entries where `keep` is true; the others read as 0 and get no gradient. Undefined: no mask.
   void mask(at::Tensor keep);
 
@@ -48,7 +52,9 @@ class Param {
   std::vector<int64_t> shape_;
   Init init_;
   at::Tensor master_, keep_;
+  bool differentiable() const;
   mutable std::map<at::ScalarType, at::Tensor> cast_;  // inference only
+  mutable ops::Fp8Rows fp8_rows_;                      // inference only
 };
 
 enum class Reduce : int8_t { none, sum, mean };  // over ranks, once a step
