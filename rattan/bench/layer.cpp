@@ -18,9 +18,10 @@ int64_t projection_width(const LayerBench& c) { return 3 * c.d_model + 2 * c.gro
 
 std::unique_ptr<Subject> make_subject(const LayerBench& config, const std::string& name, int64_t seq, int64_t batch,
                                       const std::string& mode) {
-  if (name != "products") return std::make_unique<LayerCase>(config, name, seq, batch, mode);
+  const auto [mixer, fp8] = split_fp8(name);
+  if (mixer != "products") return std::make_unique<LayerCase>(config, name, seq, batch, mode);
   return std::make_unique<Products>(batch * (mode == "decode" ? 1 : seq), config.d_model, projection_width(config),
-                                    mode == "train", config.dtype, config.device);
+                                    mode == "train", config.dtype, config.device, fp8);
 }
 
 void check(const LayerBench& c) {
@@ -38,8 +39,11 @@ void check(const LayerBench& c) {
     require(seq >= 1 && seq < (int64_t{1} << 31), "a sequence has at least one token and fewer than 2^31, got {}", seq);
   for (int64_t length : c.documents) require(length >= 1, "a document has at least one token, got {}", length);
   for (const std::string& name : c.mixers) {
-    if (name != "products") mixer_options(name, c);
-    require(c.documents.empty() || name != "attention:torch",
+    const auto [mixer, fp8] = split_fp8(name);
+    if (mixer != "products") mixer_options(name, c);
+    require(fp8 == ops::Fp8::off || c.dtype == at::kBFloat16, "'{}' needs bf16 beside it (--dtype bf16)", name);
+    ops::require_fp8(fp8, c.device);
+    require(c.documents.empty() || mixer != "attention:torch",
             "attention:torch knows no documents within a row; leave it out, or give whole rows (--seq, --batch)");
   }
   require(c.documents.empty() || std::find(c.modes.begin(), c.modes.end(), "decode") == c.modes.end(),
@@ -93,7 +97,26 @@ void run_group(const LayerBench& config, int64_t seq, int64_t batch, const std::
 
 }  // namespace layer_file
 
-std::string mixer_options(const std::string& name, const LayerBench& config) {
+std::pair<std::string, ops::Fp8> split_fp8(const std::string& name) {
+  const size_t plus = name.find('+');
+  if (plus == std::string::npos) return {name, ops::Fp8::off};
+  const std::string after = name.substr(plus + 1);
+  require(after == "fp8" || after == "fp8_emulated",
+          "'{}' is not a mixer of the benchmark: after '+' stands fp8 or fp8_emulated", name);
+  return {name.substr(0, plus), after == "fp8" ? ops::Fp8::on : ops::Fp8::emulated};
+}
+
+std::vector<std::string> beside_fp8(const std::vector<std::string>& mixers) {
+  std::vector<std::string> out;
+  for (const std::string& name : mixers) {
+    out.push_back(name);
+    if (split_fp8(name).second == ops::Fp8::off) out.push_back(name + "+fp8");
+  }
+  return out;
+}
+
+std::string mixer_options(const std::string& full_name, const LayerBench& config) {
+  const std::string name = split_fp8(full_name).first;
   const size_t colon = name.find(':');
   const bool with_number = colon != std::string::npos && name != "attention:torch";
   const std::string type = name.substr(0, colon);

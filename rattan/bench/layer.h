@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "rattan/bench/interleave.h"
+#include "rattan/ops/fp8.h"
 
 namespace rattan::bench {
 
@@ -55,9 +56,15 @@ struct LayerReport {
 
 // A mixer of a benchmark: a registered type with its usual options, "rat:L" for a chunk length, "swa:W" for a
 // window; "attention:torch" is the same layer around torch's own attention kernel, the comparison. Beside these a
-// benchmark takes "products", the matrix products of rat alone (products.h).
+// benchmark takes "products", the matrix products of rat alone (products.h). Each may end with "+fp8": its projections
+// multiply in fp8, the dtype being bf16 ("+fp8_emulated": so rounded, on any device).
 // Returns the TOML of its [mixers.<name>] table. InputError for what is not one.
 std::string mixer_options(const std::string& name, const LayerBench& config);
+
+// A name without its "+fp8", and what that says.
+std::pair<std::string, ops::Fp8> split_fp8(const std::string& name);
+// The mixers, each followed by itself in fp8.
+std::vector<std::string> beside_fp8(const std::vector<std::string>& mixers);
 
 // What speed is measured against: attention around torch's kernel if it runs, else attention, else the last mixer.
 std::string comparison_of(const LayerBench& config);

@@ -13,6 +13,7 @@
 
 #include "rattan/base/config.h"
 #include "rattan/bench/device.h"
+#include "rattan/nn/linear.h"
 #include "rattan/nn/mixers/registry.h"
 #include "rattan/ops/ops.h"
 
@@ -80,10 +81,13 @@ LayerCase::LayerCase(const LayerBench& config, const std::string& name, int64_t 
       torch_core_(batch) {
   nn::MixerConfig mixer;
   ConfigTree::from_text(mixer_options(name, config), "mixer " + name).read(mixer);
-  if (name == "attention:torch") core_ = &torch_core_;
+  const auto [plain_name, fp8] = split_fp8(name);
+  if (plain_name == "attention:torch") core_ = &torch_core_;
   block_.add("mixer", {nn::Place::pre, std::make_unique<nn::RmsNorm>(config.d_model, 1e-6),
                        mixer.make({.d_model = config.d_model}), std::make_unique<nn::AddResidual>()});
   block_.initialize(1, at::kFloat, config.device);
+  nn::set_fp8(block_, fp8, config.device);
+  weight_bytes_ = fp8 == ops::Fp8::off ? static_cast<int64_t>(c10::elementSize(compute_)) : 1;
   parameters_ = block_.parameters();
   anchor_ = at::zeros({1}).set_requires_grad(true);
   const int64_t rows = std::min(batch * tokens_, layer_case_file::random_rows);
@@ -162,7 +166,7 @@ double LayerCase::flops() const {
 }
 
 double LayerCase::bytes() const {
-  int64_t total = parameters_ * static_cast<int64_t>(c10::elementSize(compute_));
+  int64_t total = parameters_ * weight_bytes_;
   for (int64_t length : documents_) total += block_.state_spec().bytes(length, compute_) * batch_;
   return static_cast<double>(total);
 }

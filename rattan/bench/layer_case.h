@@ -40,6 +40,7 @@ class LayerCase : public Subject {
   at::ScalarType compute_;
   std::string mode_;
   int64_t seq_, batch_, tokens_, parameters_ = 0;  // tokens of a row in a call
+  int64_t weight_bytes_ = 0;                       // a parameter, as products read it
   std::vector<int64_t> documents_;                 // of a row
   nn::Block block_;
   TorchAttention torch_core_;

@@ -36,11 +36,13 @@ std::optional<double> multiple(const LayerReport& report, const LayerRow& row) {
   return row.time.median / products->time.median;
 }
 
-// Share of the time outside the matrix products: they are rat's.
+// Share of the time outside the matrix products: they are rat's, in the precision of the row.
 std::optional<double> outside_products(const LayerReport& report, const LayerRow& row) {
-  const auto times = multiple(report, row);
-  if (!times || row.mixer.substr(0, 3) != "rat") return std::nullopt;
-  return 1 - 1 / *times;
+  const size_t plus = row.mixer.find('+');
+  const LayerRow* products =
+      beside(report, row, plus == std::string::npos ? "products" : "products" + row.mixer.substr(plus));
+  if (!products || row.mixer.substr(0, 3) != "rat") return std::nullopt;
+  return 1 - products->time.median / row.time.median;
 }
 
 // Share of the ceiling: bytes for decoding, arithmetic else.
@@ -73,11 +75,11 @@ std::string to_table(const LayerReport& report) {
                   report.device_name, report.ceilings.flops / 1e12, report.ceilings.bytes / 1e9);
   if (!documents.empty()) out += fmt::format("every row is filled with documents of {} tokens\n", documents);
   if (!c.note.empty()) out += c.note + "\n";
-  out += fmt::format("{:<18}{:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10}{:>7}{:>10}{:>8}{:>9}{:>7}\n", "mixer", "mode",
+  out += fmt::format("{:<20}{:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10}{:>7}{:>10}{:>8}{:>9}{:>7}\n", "mixer", "mode",
                      "tokens", "batch", "median", "lowest to highest", "calls", "TFLOP/s", "of it", "products", "speed",
                      "peak GB", "MHz");
   for (const LayerRow& r : report.rows)
-    out += fmt::format("{:<18}{:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10.3g}{:>6.0f}%{:>10}{:>7.2f}x{:>9}{:>7}\n", r.mixer,
+    out += fmt::format("{:<20}{:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10.3g}{:>6.0f}%{:>10}{:>7.2f}x{:>9}{:>7}\n", r.mixer,
                        r.mode, r.seq, r.batch, human_time(r.time.median),
                        human_time(r.time.low) + " to " + human_time(r.time.high), r.time.calls,
                        r.flops / r.time.median / 1e12, 100 * share(report, r), or_dash(multiple(report, r), 2, "x"),

@@ -17,12 +17,13 @@ struct Flags {
   bench::LayerBench bench;
   std::string device = "cpu", dtype = "fp32", plot;
   int threads = 0;
-  bool json = false;
+  bool json = false, fp8 = false;
 };
 
 void run(Flags& flags) {
   flags.bench.device = models::device_named(flags.device);
   flags.bench.dtype = models::dtype_named(flags.dtype).value_or(at::kFloat);
+  if (flags.fp8) flags.bench.mixers = bench::beside_fp8(flags.bench.mixers);
   if (flags.threads > 0) {
     set_threads(flags.threads);
     at::set_num_threads(flags.threads);
@@ -44,8 +45,10 @@ void run(Flags& flags) {
 void declare(CLI::App& verb) {
   auto flags = std::make_shared<Flags>();
   bench::LayerBench& b = flags->bench;
-  verb.add_option("--mixers", b.mixers,
-                  "rat:L, swa:W, rnn, attention, attention:torch, products (rat's matrix products alone)")
+  verb.add_option(
+          "--mixers", b.mixers,
+          "rat:L, swa:W, rnn, attention, attention:torch, products (rat's matrix products alone); with +fp8 at the "
+          "end, as in rat:16+fp8, projections multiply in fp8")
       ->delimiter(',')
       ->capture_default_str();
   verb.add_option("--seq", b.seq, "sequence lengths")->delimiter(',')->capture_default_str();
@@ -61,6 +64,7 @@ void declare(CLI::App& verb) {
   verb.add_option("--groups", b.groups, "query/key groups of rat")->capture_default_str();
   verb.add_option("--device", flags->device, "cpu, cuda, cuda:N")->capture_default_str();
   verb.add_option("--dtype", flags->dtype, "fp32 or bf16")->capture_default_str();
+  verb.add_flag("--fp8", flags->fp8, "each mixer also with its projections in fp8 (--dtype bf16)");
   verb.add_option("--threads", flags->threads, "0: one a core");
   verb.add_option("--seconds", b.budget.seconds, "measuring time for each figure, about")->capture_default_str();
   verb.add_option("--rounds", b.budget.min_rounds, "timed calls of each at least, unless --budget allows fewer")

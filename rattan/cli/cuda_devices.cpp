@@ -15,6 +15,8 @@ std::string cuda_path(int major, int minor) {
   return "portable kernels (mma.sync), code for sm_80, translated by the driver at the first run";
 }
 
+bool has_fp8_products(int major) { return major >= 9; }
+
 #ifdef RATTAN_WITH_CUDA
 CudaReport cuda_report() {
   auto dotted = [](int version) { return fmt::format("{}.{}", version / 1000, version % 1000 / 10); };

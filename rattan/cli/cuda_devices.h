@@ -24,4 +24,7 @@ CudaReport cuda_report();
 // Which kernels and machine code a GPU of this compute capability runs.
 std::string cuda_path(int major, int minor);
 
+// Whether train.precision=fp8 and --dtype fp8 work on it.
+bool has_fp8_products(int major);
+
 }  // namespace rattan::cli

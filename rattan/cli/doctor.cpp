@@ -95,7 +95,8 @@ json to_json(const Report& r) {
                        {"name", d.name},
                        {"compute_capability", fmt::format("{}.{}", d.major, d.minor)},
                        {"memory_bytes", d.memory_bytes},
-                       {"kernels", cuda_path(d.major, d.minor)}});
+                       {"kernels", cuda_path(d.major, d.minor)},
+                       {"fp8_products", has_fp8_products(d.major)}});
   }
   for (const Finding& f : r.findings) findings.push_back({{"problem", f.what}, {"remedy", f.remedy}});
   return {{"version", version()},
@@ -126,8 +127,9 @@ void print_people(const Report& r) {
   if (!r.cuda.driver.empty()) fmt::print("CUDA         driver {}, runtime {}\n", r.cuda.driver, r.cuda.runtime);
   for (std::size_t i = 0; i < r.cuda.devices.size(); ++i) {
     const CudaDevice& d = r.cuda.devices[i];
-    fmt::print("cuda:{:<8}{}, compute capability {}.{}, {:.1f} GB; {}\n", i, d.name, d.major, d.minor,
-               static_cast<double>(d.memory_bytes) / 1e9, cuda_path(d.major, d.minor));
+    fmt::print("cuda:{:<8}{}, compute capability {}.{}, {:.1f} GB; {}; {}\n", i, d.name, d.major, d.minor,
+               static_cast<double>(d.memory_bytes) / 1e9, cuda_path(d.major, d.minor),
+               has_fp8_products(d.major) ? "fp8 products" : "no fp8 products (they take 9.0)");
   }
   fmt::print("\n{}\n", r.findings.empty() ? "Nothing is missing." : "To know:");
   for (const Finding& f : r.findings) fmt::print("- {}.\n  {}.\n", f.what, f.remedy);

@@ -53,7 +53,7 @@ void run(Flags& flags) {
     for (const infer::PositionLoss& p : result.by_position)
       positions.push_back({{"from", p.from}, {"to", p.to}, {"tokens", p.tokens}, {"loss", p.loss}});
     return print_json({{"model", loaded.folder.string()},
-                       {"dtype", models::name_of(loaded.model->compute)},
+                       {"dtype", loaded.precision},
                        {"text", flags.text},
                        {"bytes", text.size()},
                        {"tokens", ids.size()},

@@ -81,7 +81,7 @@ nlohmann::json report(const Flags& flags, const models::LoadedModel& loaded, con
   }
   return {{"model", loaded.folder.string()},
           {"device", flags.model.device},
-          {"dtype", models::name_of(loaded.model->compute)},
+          {"dtype", loaded.precision},
           {"seed", flags.seed},
           {"strict", flags.strict},
           {"samples", std::move(samples)},

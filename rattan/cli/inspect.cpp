@@ -79,6 +79,8 @@ void print_people(const Subject& subject, const Flags& flags, const models::Summ
     fmt::print("tokenizer    {}\n", subject.tokenizer ? subject.tokenizer->fingerprint() : "none");
   fmt::print("parameters   {}\n", grouped(s.parameters));
   for (const models::Part& part : s.parts) fmt::print("  {:<22} {:>15}\n", part.name, grouped(part.parameters));
+  fmt::print("fp8          {}\n", s.fp8_obstacle.empty() ? "possible on GPUs of compute capability 9.0 on"
+                                                         : "not possible: " + s.fp8_obstacle);
   fmt::print("\n{:>10}   {:>14}   {}\n", "tokens", "state (" + flags.dtype + ")", "training FLOPs a token");
   for (const models::AtLength& at : s.lengths)
     fmt::print("{:>10}   {:>14}   {:>14}\n", grouped(at.tokens), bytes_text(at.state_bytes),
@@ -111,6 +113,7 @@ void run(const Flags& flags) {
                         {"training_flops_per_token", s.at_context.training_flops},
                         {"state_bytes", s.at_context.state_bytes},
                         {"state_dtype", flags.dtype},
+                        {"fp8_possible", s.fp8_obstacle.empty()},
                         {"by_length", std::move(lengths)}};
   if (subject.kind == "model") {
     out["folder"] = subject.folder.string();

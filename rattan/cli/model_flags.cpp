@@ -20,8 +20,9 @@ void ModelFlags::declare(CLI::App& verb) {
   verb.add_option("--device", device, "cpu, cuda or cuda:<number>")->capture_default_str();
   verb.add_option(
           "--dtype", dtype,
-          "type of the matrix products: fp32, bf16, or auto (cpu: fp32 unless the weights are stored in bf16 and "
-          "the processor multiplies it; cuda: bf16)")
+          "type of the matrix products: fp32, bf16, fp8 (of the projections; a GPU of compute capability 9.0 on), "
+          "fp8_emulated, or auto (cpu: fp32 unless the weights are stored in bf16 and the processor multiplies it; "
+          "cuda: bf16)")
       ->capture_default_str();
   verb.add_option("--threads", threads, "processor threads; 0: one a core")->capture_default_str();
 }
@@ -30,7 +31,8 @@ models::LoadedModel ModelFlags::load() const {
   require(threads >= 0, "--threads must be at least 0, got {}", threads);
   models::LoadOptions options;
   options.device = models::device_named(device);
-  options.compute = models::dtype_named(dtype);
+  const models::Precision precision = models::precision_named(dtype);
+  options.compute = precision.compute, options.fp8 = precision.fp8;
   if (threads > 0) {
     set_threads(threads);
     at::set_num_threads(threads);

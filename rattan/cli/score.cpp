@@ -50,7 +50,7 @@ void run(const Flags& flags) {
     if (!ids.empty()) each.push_back(nullptr);
     for (double x : logprobs) each.push_back(x);
     nlohmann::json out = {{"model", loaded.folder.string()},
-                          {"dtype", models::name_of(loaded.model->compute)},
+                          {"dtype", loaded.precision},
                           {"tokens", ids},
                           {"logprobs", std::move(each)},
                           {"total", total},

@@ -102,11 +102,11 @@ nlohmann::json training_json(const TrainingFlags& flags, const train::RunResult&
 }
 
 std::string training_summary(const ConfigFile& config, const TrainingFlags& flags, const train::RunResult& result) {
-  std::string speed =
-      fmt::format("{}: {} steps, {} tokens in {}, {} tokens/s, {:.0f} % of {:.2f} TFLOP/s ({})", flags.out,
-                  result.fit.steps, train::human_count(static_cast<double>(result.tokens)),
-                  train::human_duration(result.seconds), train::human_count(result.tokens_per_second),
-                  100 * result.flops_per_second / result.peak_flops, result.peak_flops / 1e12, config.train.precision);
+  std::string speed = fmt::format("{}: {} steps, {} tokens in {}, {} tokens/s, {:.0f} % of {:.2f} TFLOP/s ({})",
+                                  flags.out, result.fit.steps, train::human_count(static_cast<double>(result.tokens)),
+                                  train::human_duration(result.seconds), train::human_count(result.tokens_per_second),
+                                  100 * result.flops_per_second / result.peak_flops, result.peak_flops / 1e12,
+                                  config.train.precision == "fp32" ? "fp32" : "bf16");
   return fmt::format("{}\nthe model: {}\nthe report: {}", speed, result.checkpoint.string(),
                      (std::filesystem::path(flags.out) / "report.html").string());
 }

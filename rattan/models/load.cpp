@@ -103,16 +103,21 @@ StoredModel stored_language_model(const std::filesystem::path& path) {
 LoadedModel load_language_model(const std::filesystem::path& path, const LoadOptions& options) {
   using namespace load_file;
   const ModelFolder folder(model_folder(path));
+  ops::require_fp8(options.fp8, options.device);
   Opened opened = open(folder);
   LanguageModel& model = *opened.model;
   model.compute = computing_type(folder, options);
+  nn::set_fp8(model.stack(), options.fp8, options.device);
   model.each_param([&](const std::string& name, nn::Param& param) {
     param.allocate(held_type(name, param, model.compute, options.trainable), options.device);
   });
   model.each_buffer([&](const std::string&, nn::Buffer& buffer) { buffer.value = buffer.value.to(options.device); });
   folder.load(tensors_of(model));
   model.each_param([](const std::string&, nn::Param& param) { param.changed(); });
-  return {folder.path(), std::move(opened.model), std::move(opened.tokenizer)};
+  const std::string precision = options.fp8 == ops::Fp8::off  ? name_of(model.compute)
+                                : options.fp8 == ops::Fp8::on ? "fp8"
+                                                              : "fp8_emulated";
+  return {folder.path(), std::move(opened.model), std::move(opened.tokenizer), precision};
 }
 
 void save_language_model(const std::filesystem::path& folder, LanguageModel& model, const Tokenizer* tokenizer) {
@@ -154,6 +159,14 @@ std::optional<at::ScalarType> dtype_named(const std::string& name) {
   if (name == "fp32") return at::kFloat;
   if (name == "bf16") return at::kBFloat16;
   fail_input("unknown type '{}'; known are auto, fp32 and bf16", name);
+}
+
+Precision precision_named(const std::string& name) {
+  if (name == "fp8") return {at::kBFloat16, ops::Fp8::on};
+  if (name == "fp8_emulated") return {at::kBFloat16, ops::Fp8::emulated};
+  require(name == "auto" || name == "fp32" || name == "bf16",
+          "unknown type '{}'; known are auto, fp32, bf16, fp8 and fp8_emulated", name);
+  return {dtype_named(name)};
 }
 
 const char* name_of(at::ScalarType dtype) {

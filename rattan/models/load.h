@@ -9,6 +9,7 @@
 
 #include "rattan/data/tokenizer.h"
 #include "rattan/models/language_model.h"
+#include "rattan/ops/fp8.h"
 
 namespace rattan::models {
 
@@ -17,6 +18,7 @@ struct LoadOptions {
   // Type of the products. Default: bf16 on a GPU; on a processor fp32, but bf16 for weights that are stored so
   // where the processor multiplies bf16 itself.
   std::optional<at::ScalarType> compute;
+  ops::Fp8 fp8 = ops::Fp8::off;  // of the projections; beside bf16 alone
   // Keep every weight in fp32, as training needs. Otherwise matrices are held in the computing type.
   bool trainable = false;
 };
@@ -25,6 +27,7 @@ struct LoadedModel {
   std::filesystem::path folder;  // where config.json was found
   std::unique_ptr<LanguageModel> model;
   std::unique_ptr<Tokenizer> tokenizer;  // nullptr where the folder has none
+  std::string precision;                 // a name of precision_named
 };
 
 // The folder that holds config.json: `path` itself or, for a training run, its latest finished checkpoint.
@@ -51,5 +54,13 @@ at::Device device_named(const std::string& name);
 // "auto" (nothing), "fp32", "bf16". InputError for others.
 std::optional<at::ScalarType> dtype_named(const std::string& name);
 const char* name_of(at::ScalarType dtype);  // "fp32", "bf16", "fp64"
+
+// The type of a model's products. fp8: those of the stack's projections are made in e4m3 (ops/fp8.h), all else in bf16.
+struct Precision {
+  std::optional<at::ScalarType> compute;
+  ops::Fp8 fp8 = ops::Fp8::off;
+};
+// As dtype_named, or "fp8", or "fp8_emulated". InputError for others.
+Precision precision_named(const std::string& name);
 
 }  // namespace rattan::models

@@ -42,6 +42,7 @@ Summary summarize(const LanguageModelConfig& config, const std::vector<int64_t>&
   std::erase_if(out.parts, [](const Part& part) { return part.parameters == 0; });
   const nn::StateSpec spec = model.state_spec();
   for (int64_t tokens : lengths) out.lengths.push_back(at_length(model, spec, tokens, compute));
+  out.fp8_obstacle = nn::fp8_obstacle(model.stack());
   out.at_context = at_length(model, spec, config.context, compute);
   return out;
 }

@@ -24,6 +24,7 @@ struct Summary {
   std::vector<Part> parts;        // in the order above, without empty ones
   std::vector<AtLength> lengths;  // as asked
   AtLength at_context;            // at config.context
+  std::string fp8_obstacle;       // what keeps its projections from fp8, "" if nothing does
 };
 
 // No weights are allocated. `compute`: the type the state is kept in. InputError for a configuration that cannot be.

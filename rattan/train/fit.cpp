@@ -4,7 +4,9 @@
 
 #include <chrono>
 
+#include "rattan/models/load.h"
 #include "rattan/nn/block.h"
+#include "rattan/nn/linear.h"
 #include "rattan/train/fit_stepper.h"
 
 namespace rattan::train {
@@ -45,12 +47,19 @@ Report evaluate(models::Model& model, Task& task, int64_t step, const FitHooks& 
 }  // namespace fit_file
 
 void prepare(models::Model& model, const FitConfig& config) {
-  model.compute = config.precision == "bf16" ? at::kBFloat16 : at::kFloat;
+  models::Precision precision = models::precision_named(config.precision);
+  model.compute = precision.compute.value_or(at::kFloat);
+  at::Device device = at::kCPU;
   model.each_param([&](const std::string&, nn::Param& param) {
+    device = param.master().device();
     if (param.master().scalar_type() == at::kDouble) model.compute = at::kDouble;
   });
+  if (model.compute == at::kDouble) precision.fp8 = ops::Fp8::off;
   model.each_module([&](nn::Module& module) {
-    if (auto* stack = dynamic_cast<nn::Stack*>(&module)) stack->checkpoint = config.checkpointing;
+    auto* stack = dynamic_cast<nn::Stack*>(&module);
+    if (!stack) return;
+    stack->checkpoint = config.checkpointing;
+    nn::set_fp8(*stack, precision.fp8, device);
   });
 }
 

@@ -70,8 +70,8 @@ struct NotFinite : Error {
 // InputError for a configuration or state that cannot be, NotFinite as above, Error when the data ends early.
 FitResult fit(models::Model& model, Task& task, const FitConfig& config, FitState& state, const FitHooks& hooks);
 
-// What `fit` does to a model before the first step: computing type (float64 masters compute in float64) and
-// activation recomputation.
+// What `fit` does to a model before the first step: computing type (float64 masters compute in float64), fp8 in the
+// projections of its stacks, and activation recomputation.
 void prepare(models::Model& model, const FitConfig& config);
 
 }  // namespace rattan::train

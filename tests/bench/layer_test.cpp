@@ -148,6 +148,24 @@ TEST(LayerBench, RunsInBf16) {
   EXPECT_EQ(run_layer_bench(config).rows.size(), 6u * 3);
 }
 
+TEST(LayerBench, RunsMixersInFp8BesideBf16) {
+  LayerBench config = tiny();
+  config.dtype = at::kBFloat16, config.seq = {16};
+  config.mixers = {"rat:4", "rat:4+fp8_emulated", "products", "products+fp8_emulated", "attention:torch+fp8_emulated"};
+  const LayerReport report = run_layer_bench(config);
+  ASSERT_EQ(report.rows.size(), 15u);
+  const nlohmann::json json = to_json(report);
+  for (const nlohmann::json& row : json.at("rows")) {
+    SCOPED_TRACE(row.dump());
+    EXPECT_GT(row.at("flops").get<double>(), 0);
+    const std::string mixer = row.at("mixer");
+    EXPECT_EQ(row.contains("outside_products"), mixer.starts_with("rat"));
+    EXPECT_EQ(row.contains("multiple_of_products"), mixer != "products") << "of those in bf16";
+  }
+  EXPECT_LT(report.rows[11].bytes, report.rows[10].bytes) << "decoding reads a byte a weight";
+  EXPECT_EQ(beside_fp8({"rat:16", "rnn+fp8"}), (std::vector<std::string>{"rat:16", "rat:16+fp8", "rnn+fp8"}));
+}
+
 TEST(LayerBench, RefusesWhatItDoesNotKnow) {
   auto refusal = [](const std::function<void(LayerBench&)>& spoil) -> std::string {
     LayerBench config = tiny();
@@ -166,6 +184,10 @@ TEST(LayerBench, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"swa:many"}; }), HasSubstr("whole number"));
   EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"attention:16"}; }), HasSubstr("attention:torch"));
   EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rnn:16"}; }), HasSubstr("rnn:16"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rat:4+fp4"}; }), HasSubstr("after '+' stands fp8"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rat:4+fp8_emulated"}; }), HasSubstr("--dtype bf16"));
+  EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {"rat:4+fp8"}, c.dtype = at::kBFloat16; }),
+              HasSubstr("compute capability 9.0"));
   EXPECT_THAT(refusal([](LayerBench& c) { c.mixers = {}; }), HasSubstr("at least one mixer"));
   EXPECT_THAT(refusal([](LayerBench& c) { c.modes = {"trian"}; }), HasSubstr("trian"));
   EXPECT_THAT(refusal([](LayerBench& c) { c.seq = {0}; }), HasSubstr("at least one token"));

@@ -139,7 +139,16 @@ TEST_F(Doctor, KnowsWhatItRunsOn) {
   EXPECT_EQ(rattan({"doctor"}).code, 0);
 }
 
+TEST_F(Inspect, SaysWhetherFp8IsPossible) {
+  const std::string demo = (root / "recipes/demo.toml").string();
+  EXPECT_TRUE(rattan({"inspect", demo, "--json"}).json().at("fp8_possible").get<bool>());
+  EXPECT_FALSE(rattan({"inspect", demo, "model.ffn.hidden=1000", "--json"}).json().at("fp8_possible").get<bool>());
+  EXPECT_THAT(rattan({"inspect", demo, "model.ffn.hidden=1000"}).out, HasSubstr("[1000, 256]"));
+}
+
 TEST(CudaPath, IsNamedForEveryCard) {
+  EXPECT_FALSE(has_fp8_products(8));
+  EXPECT_TRUE(has_fp8_products(9));
   EXPECT_THAT(cuda_path(7, 5), HasSubstr("unsupported"));
   EXPECT_THAT(cuda_path(8, 6), HasSubstr("portable kernels (mma.sync)"));
   EXPECT_THAT(cuda_path(9, 0), HasSubstr("Hopper kernels (wgmma)"));

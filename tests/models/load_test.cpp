@@ -112,7 +112,13 @@ TEST(DeviceNames, AreCheckedWithAReason) {
   EXPECT_THROW(device_named("gpu"), InputError);
   EXPECT_THROW(device_named("meta"), InputError);
   EXPECT_THROW(device_named("cuda:77"), InputError);
-  EXPECT_THROW(dtype_named("fp8"), InputError);
+  EXPECT_THROW(dtype_named("fp8"), InputError) << "a type of products, not of tensors";
+  EXPECT_EQ(precision_named("fp8").compute, at::kBFloat16);
+  EXPECT_EQ(precision_named("fp8").fp8, ops::Fp8::on);
+  EXPECT_EQ(precision_named("fp8_emulated").fp8, ops::Fp8::emulated);
+  EXPECT_EQ(precision_named("bf16").fp8, ops::Fp8::off);
+  EXPECT_FALSE(precision_named("auto").compute.has_value());
+  EXPECT_THROW(precision_named("fp4"), InputError);
   EXPECT_EQ(dtype_named("bf16"), at::kBFloat16);
   EXPECT_FALSE(dtype_named("auto").has_value());
 }

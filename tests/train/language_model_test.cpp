@@ -64,6 +64,27 @@ TEST_F(LanguageModelRun, TheLossFallsTheSameWayInBothPrecisions) {
   EXPECT_EQ(fp32, losses("recomputed")) << "recomputing activations must not change a bit";
 }
 
+// Rounding to e4m3 is 16 times coarser than to bf16 and as unbiased: steps differ, the curve does not.
+TEST_F(LanguageModelRun, Fp8FollowsTheCurveOfBf16) {
+  ASSERT_EQ(train("bf16_beside", {"train.precision=bf16"}), 0);
+  ASSERT_EQ(train("fp8", {"train.precision=fp8_emulated"}), 0);
+  ASSERT_EQ(train("fp8_recomputed", {"train.precision=fp8_emulated", "train.checkpointing=true"}), 0);
+  const auto bf16 = losses("bf16_beside"), fp8 = losses("fp8");
+  ASSERT_EQ(fp8.size(), 20u);
+  EXPECT_NE(fp8, bf16);
+  double sum_bf16 = 0, sum_fp8 = 0;
+  for (std::size_t i = 0; i < 20; ++i) {
+    EXPECT_NEAR(fp8[i] / bf16[i], 1, 0.05) << "step " << i + 1;
+    sum_bf16 += bf16[i], sum_fp8 += fp8[i];
+  }
+  EXPECT_NEAR(sum_fp8 / sum_bf16, 1, 0.005);
+  EXPECT_EQ(fp8, losses("fp8_recomputed")) << "recomputing activations must not change a bit";
+}
+
+TEST_F(LanguageModelRun, Fp8NeedsAGpuThatHasIt) {
+  EXPECT_THAT(errors("fp8_cpu", {"train.precision=fp8"}, 2), HasSubstr("compute capability 9.0"));
+}
+
 // Losses of the configuration of tiny_run.h, made by this very test on a processor with AVX-512. They change when
 // initialization, data order, model or optimizer change; do that on purpose and take over what the test prints.
 const std::vector<double> golden_curve = {5.9046, 4.9839, 4.3332, 3.8529, 3.6580, 3.2719, 2.9657,
