@@ -24,14 +24,13 @@ def attention_backward(d_o: Tensor, d_lse: Optional, q: Tensor, k: Tensor, v: Te
 def rat(proj: Tensor, gate_bias: Tensor, table: Tensor, cos: Optional, sin: Optional, heads: int, groups: int,
         chunk: int, rows: int, ends: int, *_):
     dim = gate_bias.numel() // heads
-    single = {"dtype": torch.float32}
     return (
         proj.new_empty((proj.shape[0], heads * dim)),
-        proj.new_empty((proj.shape[0], heads), **single),
+        proj.new_empty((proj.shape[0], heads), dtype=torch.float32),
         proj.new_empty((rows, ends, heads, dim)),
         proj.new_empty((rows, ends, heads, dim)),
-        proj.new_empty((rows, heads, dim), **single),
-        proj.new_empty((rows, heads, dim), **single),
+        proj.new_empty((rows, heads, dim), dtype=torch.float32),
+        proj.new_empty((rows, heads, dim), dtype=torch.float32),
     )
 
 
@@ -108,9 +107,9 @@ def activation_backward(kind: int, a: Tensor, b: Optional, d_out: Tensor):
 
 @register_fake("rattan::linear_cross_entropy")
 def linear_cross_entropy(h: Tensor, w: Tensor, target: Tensor, weight: Optional, gradient: bool):
-    single = {"dtype": torch.float32}
+    loss = h.new_empty((), dtype=torch.float32)
     d_h, d_w = (h.shape, w.shape) if gradient else ((0,), (0,))
-    return h.new_empty((), **single), h.new_empty(d_h), h.new_empty(d_w, **single)
+    return loss, h.new_empty(d_h), h.new_empty(d_w, dtype=torch.float32)
 
 
 @register_fake("rattan::quantize_rows")

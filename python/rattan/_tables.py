@@ -8,7 +8,7 @@ cu_seqlens, so that the layers of a model share them.
 import functools
 import weakref
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -22,13 +22,13 @@ def kept_by_shape(build: Callable[P, T]) -> Callable[P, T]:
     kept = functools.lru_cache(maxsize=64)(build)
 
     @functools.wraps(build)
-    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+    def call(*args: Any) -> T:
         if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0:
-            return build(*args, **kwargs)
+            return build(*args)  # type: ignore[call-arg]
         with torch.inference_mode(False), torch.no_grad():
-            return kept(*args, **kwargs)
+            return kept(*args)
 
-    return call
+    return cast(Callable[P, T], call)
 
 
 def columns(*parts: Tensor | int, like: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class RatMixer(_Mixer):
     """RAT (arXiv 2507.04416): a gated recurrence inside chunks of L tokens, attention across chunk ends.
 
     The formulas stand at ``ops.rat_attention_packed``. Parameters: ``in_proj.weight`` [3D + 2Gp, D] with rows z, v,
-    g, q, k; ``gate_bias`` [D], always fp32; ``out_proj.weight`` [D, D].
+    g, q, k; ``gate_bias`` [D], made in fp32 whatever `dtype`; ``out_proj.weight`` [D, D].
     """
 
     def __init__(self, d_model: int, n_heads: int = 16, n_groups: int = 2, chunk: int = 16, *, rope: bool = True,
@@ -93,11 +93,10 @@ class RatMixer(_Mixer):
         if dtype is None:
             kind = weight.device.type
             dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
-        ends, heads = max(1, -(-max_tokens // self.chunk)), (self.n_heads, self.dim)
-        empty = {"device": weight.device, "dtype": dtype}
-        single = {"device": weight.device, "dtype": torch.float32}
-        return RatState(torch.zeros(batch, ends, *heads, **empty), torch.zeros(batch, ends, *heads, **empty),
-                        torch.zeros(batch, *heads, **single), torch.zeros(batch, *heads, **single))
+        running = (batch, self.n_heads, self.dim)
+        ends = (batch, max(1, -(-max_tokens // self.chunk)), self.n_heads, self.dim)
+        return RatState(weight.new_zeros(ends, dtype=dtype), weight.new_zeros(ends, dtype=dtype),
+                        weight.new_zeros(running, dtype=torch.float32), weight.new_zeros(running, dtype=torch.float32))
 
     @torch.no_grad()
     def extend(self, x: Tensor, state: RatState) -> Tensor:
@@ -157,7 +156,7 @@ class AttentionMixer(_Mixer):
 class RnnMixer(_Mixer):
     """A gated linear RNN over the whole sequence: out_proj(sigmoid(z) * h), h the ``ops.gated_scan`` of v.
 
-    Parameters: ``in_proj.weight`` with rows z, v, g; ``gate_bias`` [D], always fp32; ``out_proj.weight``. ``memory``
+    Parameters: ``in_proj.weight`` with rows z, v, g; ``gate_bias`` [D], made in fp32; ``out_proj.weight``. ``memory``
     is the longest memory that the gates start with, in tokens.
     """
 
