@@ -38,7 +38,7 @@ class Loading(unittest.TestCase):
         return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
     def test_version_is_that_of_the_build(self):
-        text = (PACKAGE.parents[1] / "CMakeLists.txt").read_text()
+        text = (pathlib.Path(__file__).parents[2] / "CMakeLists.txt").read_text()
         self.assertIn(f"project(Rattan VERSION {rattan.__version__} ", text)
 
     def test_missing_library(self):
