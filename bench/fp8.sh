@@ -61,6 +61,6 @@ for seed in seeds:
         print(f"  {begin + 1:6} to {begin + quarter:<6} {a:18.4f} {b:8.4f} {100 * (b / a - 1):+8.3f} %")
     worst = max(abs(b / a - 1) for a, b in zip(base, other))
     print(f"  no step further apart than {100 * worst:.2f} %")
-    for key, value in validation["bf16"].items():
-        print(f"  held-out {key}: {value:.4f} and {validation[fp8][key]:.4f} ({100 * (validation[fp8][key] / value - 1):+.3f} %)")
+    a, b = (validation[p]["loss"] for p in ("bf16", fp8))
+    print(f"  held-out loss {a:.4f} and {b:.4f}, {100 * (b / a - 1):+.3f} %")
 END

@@ -75,11 +75,11 @@ std::string to_table(const LayerReport& report) {
                   report.device_name, report.ceilings.flops / 1e12, report.ceilings.bytes / 1e9);
   if (!documents.empty()) out += fmt::format("every row is filled with documents of {} tokens\n", documents);
   if (!c.note.empty()) out += c.note + "\n";
-  out += fmt::format("{:<20}{:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10}{:>7}{:>10}{:>8}{:>9}{:>7}\n", "mixer", "mode",
+  out += fmt::format("{:<19} {:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10}{:>7}{:>10}{:>8}{:>9}{:>7}\n", "mixer", "mode",
                      "tokens", "batch", "median", "lowest to highest", "calls", "TFLOP/s", "of it", "products", "speed",
                      "peak GB", "MHz");
   for (const LayerRow& r : report.rows)
-    out += fmt::format("{:<20}{:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10.3g}{:>6.0f}%{:>10}{:>7.2f}x{:>9}{:>7}\n", r.mixer,
+    out += fmt::format("{:<19} {:<9}{:>8}{:>7}{:>12}{:>24}{:>7}{:>10.3g}{:>6.0f}%{:>10}{:>7.2f}x{:>9}{:>7}\n", r.mixer,
                        r.mode, r.seq, r.batch, human_time(r.time.median),
                        human_time(r.time.low) + " to " + human_time(r.time.high), r.time.calls,
                        r.flops / r.time.median / 1e12, 100 * share(report, r), or_dash(multiple(report, r), 2, "x"),

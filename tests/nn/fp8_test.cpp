@@ -39,16 +39,29 @@ struct Result {
   std::map<std::string, at::Tensor> grads;
 };
 
-class Fp8Model : public ::testing::Test {
+struct Where {
+  at::Device device;
+  ops::Fp8 fp8;
+};
+
+class Fp8Model : public ::testing::TestWithParam<Where> {
  protected:
-  Fp8Model() : model(config()) {
+  Fp8Model() : model(config()) {}
+  void SetUp() override {
+    if (device.is_cuda() && !at::hasCUDA()) GTEST_SKIP() << "no GPU";
+    try {
+      ops::require_fp8(fp8, device);
+    } catch (const InputError& error) {
+      GTEST_SKIP() << error.what();
+    }
     at::manual_seed(5);
     model.compute = at::kBFloat16;
-    model.initialize(7);
-    ids = at::randint(vocabulary, {rows, tokens + 1}, at::kLong);
+    model.initialize(7, at::kFloat, device);
+    ids = at::randint(vocabulary, {rows, tokens + 1}, at::kLong).to(device);
   }
+  void use(ops::Fp8 mode) { set_fp8(model.stack(), mode, device); }
   Result run() {
-    const Layout layout = Layout::uniform(rows, tokens);
+    const Layout layout = Layout::uniform(rows, tokens, device);
     Call call{layout};
     call.mode = Mode::train;
     const at::Tensor h = model.forward({ids.narrow(1, 0, tokens), {}}, call);
@@ -66,16 +79,18 @@ class Fp8Model : public ::testing::Test {
     EXPECT_EQ(a.loss, b.loss);
     for (const auto& [name, grad] : a.grads) EXPECT_TRUE(at::equal(grad, b.grads.at(name))) << name;
   }
+  const at::Device device = GetParam().device;
+  const ops::Fp8 fp8 = GetParam().fp8;
   models::LanguageModel model;
   at::Tensor ids;
 };
 
-TEST_F(Fp8Model, OffLeavesNoTrace) {
+TEST_P(Fp8Model, OffLeavesNoTrace) {
   const Result before = run();
-  set_fp8(model.stack(), ops::Fp8::emulated, at::kCPU);
+  use(fp8);
   const Result with = run();
   EXPECT_NE(with.loss, before.loss);
-  set_fp8(model.stack(), ops::Fp8::off, at::kCPU);
+  use(ops::Fp8::off);
   expect_same(run(), before);
 }
 
@@ -83,42 +98,42 @@ TEST_F(Fp8Model, OffLeavesNoTrace) {
 // 4 % of its size, and so is a gradient through one product. Through six branches added to a stream more gathers: a
 // direction is kept when its error is well below its length. The loss is a mean over 48 tokens, whose logits of size
 // below 1 change by 4 % each at random.
-TEST_F(Fp8Model, LossAndGradientsStayNearThoseInBf16) {
+TEST_P(Fp8Model, LossAndGradientsStayNearThoseInBf16) {
   const Result plain = run();
-  set_fp8(model.stack(), ops::Fp8::emulated, at::kCPU);
-  const Result fp8 = run();
-  EXPECT_NEAR(fp8.loss / plain.loss, 1, 0.005);
+  use(fp8);
+  const Result rounded = run();
+  EXPECT_NEAR(rounded.loss / plain.loss, 1, 0.001);
   for (const auto& [name, grad] : plain.grads) {
-    const double error = (fp8.grads.at(name) - grad).norm().item<double>() / grad.norm().item<double>();
+    const double error = (rounded.grads.at(name) - grad).norm().item<double>() / grad.norm().item<double>();
     EXPECT_LE(error, 0.15) << name;
   }
 }
 
-TEST_F(Fp8Model, RecomputedActivationsAreTheSameBits) {
-  set_fp8(model.stack(), ops::Fp8::emulated, at::kCPU);
+TEST_P(Fp8Model, RecomputedActivationsAreTheSameBits) {
+  use(fp8);
   const Result kept = run();
   model.stack().checkpoint = true;
   expect_same(run(), kept);
 }
 
-TEST_F(Fp8Model, EmbeddingAndHeadNeverHaveIt) {
-  const Layout layout = Layout::uniform(rows, tokens);
+TEST_P(Fp8Model, EmbeddingAndHeadNeverHaveIt) {
+  const Layout layout = Layout::uniform(rows, tokens, device);
   Call call{layout};
-  const at::Tensor h = at::randn({rows, tokens, d_model}).to(at::kBFloat16);
+  const at::Tensor h = at::randn({rows, tokens, d_model}).to(device, at::kBFloat16);
   at::NoGradGuard no_grad;
   const at::Tensor before = model.head().logits(h, call);
-  set_fp8(model, ops::Fp8::emulated, at::kCPU);  // the whole model, not its stack alone
+  set_fp8(model, fp8, device);  // the whole model, not its stack alone
   EXPECT_TRUE(at::equal(model.head().logits(h, call), before));
 }
 
-TEST_F(Fp8Model, ExtendGivesWhatForwardDoes) {
+TEST_P(Fp8Model, ExtendGivesWhatForwardDoes) {
   at::NoGradGuard no_grad;
-  set_fp8(model.stack(), ops::Fp8::emulated, at::kCPU);
+  use(fp8);
   const at::Tensor input = ids.narrow(1, 0, tokens);
-  const Layout layout = Layout::uniform(rows, tokens), stateful = Layout::uniform(rows, tokens, at::kCPU, true);
+  const Layout layout = Layout::uniform(rows, tokens, device), stateful = Layout::uniform(rows, tokens, device, true);
   Call forward{layout}, extend{stateful};
   const at::Tensor whole = model.forward({input, {}}, forward).to(at::kFloat);
-  State state = make_state(model.state_spec(), rows, tokens, model.compute, at::kCPU);
+  State state = make_state(model.state_spec(), rows, tokens, model.compute, device);
   const at::Tensor prefilled = model.extend({input, {}}, state, extend).to(at::kFloat);
   // The same rows are rounded the same way; what differs is what differs in bf16, roundings of it now and then, which
   // may carry an element to the next value of e4m3.
@@ -126,12 +141,12 @@ TEST_F(Fp8Model, ExtendGivesWhatForwardDoes) {
 }
 
 // In inference a weight is rounded once and kept until its master changes.
-TEST_F(Fp8Model, RoundedWeightsFollowTheirMasters) {
+TEST_P(Fp8Model, RoundedWeightsFollowTheirMasters) {
   at::NoGradGuard no_grad;
   Linear linear(32, 48, 0.1);
-  linear.initialize(3);
-  linear.set_fp8(ops::Fp8::emulated);
-  const at::Tensor x = at::randn({5, 32}).to(at::kBFloat16);
+  linear.initialize(3, at::kFloat, device);
+  linear.set_fp8(fp8);
+  const at::Tensor x = at::randn({5, 32}).to(device, at::kBFloat16);
   const at::Tensor first = linear(x);
   EXPECT_TRUE(at::equal(linear(x), first));
   linear.each_param([](const std::string&, Param& p) {
@@ -144,15 +159,20 @@ TEST_F(Fp8Model, RoundedWeightsFollowTheirMasters) {
   linear.each_param([](const std::string&, Param& p) { EXPECT_FALSE(p.fp8_rows(p(at::kBFloat16)).values.defined()); });
 }
 
-TEST_F(Fp8Model, RefusesOddSidesAndProcessors) {
+TEST_P(Fp8Model, RefusesOddSidesAndProcessors) {
   models::LanguageModelConfig narrow = config();
   narrow.ffn.hidden = 56;
   models::LanguageModel odd(narrow);
   EXPECT_THAT(fp8_obstacle(odd.stack()), ::testing::HasSubstr("[56, 32]"));
   EXPECT_EQ(fp8_obstacle(model.stack()), "");
-  EXPECT_THROW(set_fp8(odd.stack(), ops::Fp8::emulated, at::kCPU), InputError);
-  EXPECT_NO_THROW(set_fp8(odd.stack(), ops::Fp8::off, at::kCPU));
+  EXPECT_THROW(set_fp8(odd.stack(), fp8, device), InputError);
+  EXPECT_NO_THROW(set_fp8(odd.stack(), ops::Fp8::off, device));
   EXPECT_THROW(set_fp8(model.stack(), ops::Fp8::on, at::kCPU), InputError);
 }
+
+INSTANTIATE_TEST_SUITE_P(Devices, Fp8Model,
+                         ::testing::Values(Where{at::Device(at::kCPU), ops::Fp8::emulated},
+                                           Where{at::Device(at::kCUDA, 0), ops::Fp8::on}),
+                         [](const auto& info) { return info.param.device.is_cuda() ? "cuda" : "cpu_emulated"; });
 
 }  // namespace rattan::nn::fp8_test_file
