@@ -134,6 +134,15 @@ def dense_keys(batch: int, queries: int, keys: int, causal: bool, window: int | 
     return (row + first).flatten(), (row + last).flatten()
 
 
+@kept_by_shape
+def state_keys(batch: int, tokens: int, position: int, room: int, window: int | None,
+               device: torch.device) -> tuple[Tensor, Tensor]:
+    """The same for T more tokens of sequences that stand at `position` of a cache of `room` entries a row."""
+    row, at = arange(batch, device).unsqueeze(1) * room, arange(tokens, device) + position
+    first = torch.zeros_like(at) if window is None else (at - window).clamp_min(0)
+    return (row + first).flatten(), (row + at + 1).flatten()
+
+
 def document_of(cu_seqlens: Tensor, tokens: int) -> Tensor:
     """Index of the document that each token stands in."""
     return torch.searchsorted(cu_seqlens.int(), arange(tokens, cu_seqlens.device), right=True) - 1

@@ -2,6 +2,10 @@
 
 Parameters have the names, shapes and initial distribution of the program's ``layers.{i}.mixer.*``, so weights go both
 ways (``rattan.weights``). Norm, residual and feed-forward layer are the block's, not the mixer's.
+
+For generation each has ``init_state(batch, max_tokens)``, ``extend(x, state)`` for T more tokens, x [B, T, D], be they a
+prompt, a piece of it or one token, and ``step(x, state)`` for one, x [B, D]. Both update the state in place, record no
+gradients, and give what ``forward`` gives for the whole sequence.
 """
 
 import dataclasses
@@ -11,7 +15,7 @@ from torch import Tensor, nn
 
 from rattan import _tables, ops
 
-__all__ = ["AttentionMixer", "RatMixer", "RatState", "RnnMixer"]
+__all__ = ["AttentionMixer", "AttentionState", "RatMixer", "RatState", "RnnMixer", "RnnState"]
 
 
 class _Mixer(nn.Module):
@@ -27,6 +31,18 @@ class _Mixer(nn.Module):
     def reset_parameters(self) -> None:
         nn.init.normal_(self.in_proj.weight, std=self.init_std)
         nn.init.normal_(self.out_proj.weight, std=self.init_std)
+
+    def state_dtype(self) -> torch.dtype:
+        """The type that the projection computes in."""
+        kind = self.in_proj.weight.device.type
+        return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else self.in_proj.weight.dtype
+
+
+def _check_room(x: Tensor, rows: int, taken: int, room: int) -> None:
+    batch, tokens, _ = x.shape
+    if batch != rows or tokens < 1 or taken + tokens > room:
+        raise ValueError(f"{tokens} tokens for {batch} sequences do not fit a state of {rows} sequences with room for "
+                         f"{room} tokens, of which {taken} are taken")
 
 
 def _heads(d_model: int, n_heads: int, n_shared: int, name: str, rope: bool) -> int:
@@ -87,12 +103,9 @@ class RatMixer(_Mixer):
         )
         return self.out_proj(mixed)
 
-    def init_state(self, batch: int, max_tokens: int, dtype: torch.dtype | None = None) -> RatState:
-        """An empty state with room for `max_tokens` a sequence; of the type that the projection computes in."""
-        weight = self.in_proj.weight
-        if dtype is None:
-            kind = weight.device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    def init_state(self, batch: int, max_tokens: int) -> RatState:
+        """An empty state with room for `max_tokens` a sequence."""
+        weight, dtype = self.in_proj.weight, self.state_dtype()
         running = (batch, self.n_heads, self.dim)
         ends = (batch, max(1, -(-max_tokens // self.chunk)), self.n_heads, self.dim)
         return RatState(weight.new_zeros(ends, dtype=dtype), weight.new_zeros(ends, dtype=dtype),
@@ -100,12 +113,9 @@ class RatMixer(_Mixer):
 
     @torch.no_grad()
     def extend(self, x: Tensor, state: RatState) -> Tensor:
-        """T more tokens, x [B, T, D], on a state, which is updated: a prompt, a piece of it, or one token."""
         batch, tokens, _ = x.shape
-        rows, ends = state.ends_k.shape[:2]
-        if batch != rows or tokens < 1 or state.position + tokens > ends * self.chunk:
-            raise ValueError(f"{tokens} tokens for {batch} sequences do not fit a state of {rows} sequences with room "
-                             f"for {ends * self.chunk} tokens, of which {state.position} are taken")
+        ends = state.ends_k.shape[1]
+        _check_room(x, state.ends_k.shape[0], state.position, ends * self.chunk)
         table = _tables.state_chunks(batch, tokens, self.chunk, state.position, ends, x.device)
         cos = sin = None
         if self.rope_base is not None:
@@ -118,11 +128,19 @@ class RatMixer(_Mixer):
         return self.out_proj(mixed.unflatten(0, (batch, tokens)))
 
     def step(self, x: Tensor, state: RatState) -> Tensor:
-        """One more token, x [B, D] -> [B, D]."""
         return self.extend(x.unsqueeze(1), state).squeeze(1)
 
     def extra_repr(self) -> str:
         return f"n_heads={self.n_heads}, n_groups={self.n_groups}, chunk={self.chunk}, rope_base={self.rope_base}"
+
+
+@dataclasses.dataclass
+class AttentionState:
+    """The keys (rotated) and values of B sequences that all stand at `position`; updated in place."""
+
+    k: Tensor  # [B, tokens, Hkv, p]
+    v: Tensor
+    position: int = 0
 
 
 class AttentionMixer(_Mixer):
@@ -141,16 +159,50 @@ class AttentionMixer(_Mixer):
         self.rope_base = rope_base if rope else None
         self.reset_parameters()
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    def _project(self, x: Tensor, offset: int = 0, cu_seqlens: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         shared = self.n_kv_heads * self.dim
         v, q, k = (part.unflatten(-1, (-1, self.dim))
                    for part in self.in_proj(x).split([shared, self.d_model, shared], -1))
         if self.rope_base is not None:
-            q, k = (ops.rope(part, base=self.rope_base, cu_seqlens=cu_seqlens) for part in (q, k))
+            q, k = (ops.rope(part, base=self.rope_base, offset=offset, cu_seqlens=cu_seqlens) for part in (q, k))
+        return q, k, v
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        q, k, v = self._project(x, cu_seqlens=cu_seqlens)
         return self.out_proj(ops.attention(q, k, v, window=self.window, cu_seqlens=cu_seqlens).flatten(-2))
+
+    def init_state(self, batch: int, max_tokens: int) -> AttentionState:
+        """An empty cache with room for `max_tokens` a sequence, with a window as well."""
+        shape = (batch, max_tokens, self.n_kv_heads, self.dim)
+        weight, dtype = self.in_proj.weight, self.state_dtype()
+        return AttentionState(weight.new_zeros(shape, dtype=dtype), weight.new_zeros(shape, dtype=dtype))
+
+    @torch.no_grad()
+    def extend(self, x: Tensor, state: AttentionState) -> Tensor:
+        batch, tokens, _ = x.shape
+        room, end = state.k.shape[1], state.position + tokens
+        _check_room(x, state.k.shape[0], state.position, room)
+        q, k, v = self._project(x, state.position)
+        state.k[:, state.position:end] = k
+        state.v[:, state.position:end] = v
+        seen = _tables.state_keys(batch, tokens, state.position, room, self.window, x.device)
+        out = torch.ops.rattan.attention(q.flatten(0, 1), state.k.flatten(0, 1), state.v.flatten(0, 1), *seen,
+                                         self.dim ** -0.5)[0]
+        state.position = end
+        return self.out_proj(out.view(batch, tokens, -1))
+
+    def step(self, x: Tensor, state: AttentionState) -> Tensor:
+        return self.extend(x.unsqueeze(1), state).squeeze(1)
 
     def extra_repr(self) -> str:
         return f"n_heads={self.n_heads}, n_kv_heads={self.n_kv_heads}, window={self.window}, rope_base={self.rope_base}"
+
+
+@dataclasses.dataclass
+class RnnState:
+    """h of B sequences; updated in place."""
+
+    h: Tensor  # fp32 [B, D]
 
 
 class RnnMixer(_Mixer):
@@ -171,7 +223,26 @@ class RnnMixer(_Mixer):
         super().reset_parameters()
         _chrono_(self.gate_bias, self.memory - 1)
 
-    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+    def _mix(self, x: Tensor, initial: Tensor | None, cu_seqlens: Tensor | None) -> tuple[Tensor, Tensor]:
         z, v, g = self.in_proj(x).split(self.d_model, -1)
-        h, _ = ops.gated_scan(v, g, self.gate_bias, cu_seqlens=cu_seqlens)
-        return self.out_proj(ops.sigmoid_mul(z, h))
+        h, last = ops.gated_scan(v, g, self.gate_bias, initial=initial, cu_seqlens=cu_seqlens)
+        return self.out_proj(ops.sigmoid_mul(z, h)), last
+
+    def forward(self, x: Tensor, cu_seqlens: Tensor | None = None) -> Tensor:
+        return self._mix(x, None, cu_seqlens)[0]
+
+    def init_state(self, batch: int, max_tokens: int | None = None) -> RnnState:
+        """A state of zeros; it does not grow with the tokens."""
+        return RnnState(self.in_proj.weight.new_zeros((batch, self.d_model), dtype=torch.float32))
+
+    @torch.no_grad()
+    def extend(self, x: Tensor, state: RnnState) -> Tensor:
+        y, last = self._mix(x, state.h, None)
+        state.h.copy_(last)
+        return y
+
+    def step(self, x: Tensor, state: RnnState) -> Tensor:
+        return self.extend(x.unsqueeze(1), state).squeeze(1)
+
+    def extra_repr(self) -> str:
+        return f"memory={self.memory}"
