@@ -48,7 +48,7 @@ class Fp8Products : public ::testing::TestWithParam<Where> {
     if (const auto why = missing(GetParam())) GTEST_SKIP() << *why;
     at::manual_seed(17);
   }
-  static at::Tensor normal(std::vector<int64_t> shape, double size = 1) {
+  static at::Tensor normal(const std::vector<int64_t>& shape, double size = 1) {
     return (at::randn(shape) * size).to(at::kBFloat16).to(GetParam().device);
   }
 };
