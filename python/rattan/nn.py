@@ -3,9 +3,9 @@
 Parameters have the names, shapes and initial distribution of the program's ``layers.{i}.mixer.*``, so weights go both
 ways (``rattan.weights``). Norm, residual and feed-forward layer are the block's, not the mixer's.
 
-For generation each has ``init_state(batch, max_tokens)``, ``extend(x, state)`` for T more tokens, x [B, T, D], be they a
-prompt, a piece of it or one token, and ``step(x, state)`` for one, x [B, D]. Both update the state in place, record no
-gradients, and give what ``forward`` gives for the whole sequence.
+For generation each has ``init_state(batch, max_tokens)``, ``extend(x, state)`` for T more tokens, x [B, T, D], be they
+a prompt, a piece of it or one token, and ``step(x, state)`` for one, x [B, D]. Both update the state in place, record
+no gradients, and give what ``forward`` gives for the whole sequence.
 """
 
 import dataclasses
