@@ -1,6 +1,8 @@
 #include "rattan/train/fit_stepper.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/stack.h>
 
 #include <cmath>
 #include <utility>
@@ -17,24 +19,20 @@ constexpr const char* kAdvice = "Lower train.lr, lengthen train.warmup, lower tr
   throw NotFinite(step, fmt::format("step {}: {} is {}; the step was not made. {}", step, what, value, kAdvice));
 }
 
+double mean(const std::string& name, int64_t step, double sum, double n) {
+  if (!(n > 0)) {
+    fail("step {}: {} counts {} units, so its mean does not exist. Check that the data holds targets.", step, name, n);
+  }
+  if (!std::isfinite(sum / n)) not_finite(step, name, sum / n);
+  return sum / n;
+}
+
 }  // namespace fit_stepper_file
 
 void FitStepper::Total::add(const nn::Loss& loss) {
   at::Tensor s = loss.sum.detach().to(at::kDouble), n = loss.count.detach().to(at::kDouble);
   sum = sum.defined() ? sum.add(s) : s;
   count = count.defined() ? count.add(n) : n;
-}
-
-double FitStepper::Total::counted() const { return count.item<double>(); }
-
-double FitStepper::Total::mean(const std::string& name, int64_t step) const {
-  double n = counted();
-  if (!(n > 0)) {
-    fail("step {}: {} counts {} units, so its mean does not exist. Check that the data holds targets.", step, name, n);
-  }
-  double value = sum.item<double>() / n;
-  if (!std::isfinite(value)) fit_stepper_file::not_finite(step, name, value);
-  return value;
 }
 
 FitStepper::FitStepper(models::Model& model, const FitConfig& config, FitState& state)
@@ -74,18 +72,37 @@ void FitStepper::backward_auxiliary(const std::string& name, const nn::Loss& los
 }
 
 // Adds w n_main / n_aux of each auxiliary gradient, since the whole is divided by n_main later.
-void FitStepper::add_auxiliary(double main_count) {
+void FitStepper::add_auxiliary(const at::Tensor& main_count) {
   at::NoGradGuard no_grad;
   auto params = optimizer_.params();
   for (auto& [name, aux] : aux_) {
     auto weight = config_.aux.find(name);
-    double factor = (weight == config_.aux.end() ? 1.0 : weight->second) * main_count / aux.total.counted();
+    const at::Tensor factor = main_count * (weight == config_.aux.end() ? 1.0 : weight->second) / aux.total.count;
     for (std::size_t i = 0; i < aux.grads.size(); ++i) {
       if (!aux.grads[i].defined()) continue;
       at::Tensor& grad = params[i]->master().mutable_grad();
-      grad = grad.defined() ? grad.add(aux.grads[i], factor) : aux.grads[i].mul(factor);
+      const at::Tensor scaled = aux.grads[i] * factor.to(aux.grads[i].scalar_type());
+      grad = grad.defined() ? grad + scaled : scaled;
     }
   }
+}
+
+// All figures come to the host together: waiting for the device once a step, not once a figure.
+FitStepper::Figures FitStepper::read(int64_t step) const {
+  using fit_stepper_file::mean;
+  std::vector<at::Tensor> scalars = {main_.sum, main_.count, optimizer_.grad_norm()};
+  for (const auto& [name, aux] : aux_) scalars.insert(scalars.end(), {aux.total.sum, aux.total.count});
+  for (const auto& [name, value] : metrics_) scalars.push_back(value);
+  for (at::Tensor& t : scalars) t = t.to(main_.sum.device(), at::kDouble).reshape({});
+  const at::Tensor host = at::stack(scalars).cpu();
+  const double* next = host.const_data_ptr<double>();
+  Figures figures;
+  figures.count = next[1], figures.grad_norm = next[2];
+  figures.loss = mean("the loss", step, next[0], next[1]);
+  next += 3;
+  for (const auto& [name, aux] : aux_) figures.extra[name] = mean(name, step, next[0], next[1]), next += 2;
+  for (const auto& [name, value] : metrics_) figures.extra[name] = *next++;
+  return figures;
 }
 
 void FitStepper::step() {
@@ -96,11 +113,11 @@ void FitStepper::step() {
 void FitStepper::update() {
   StepReport report;
   report.step = state_.step + 1;
-  report.loss = main_.mean("the loss", report.step);
-  for (const auto& [name, aux] : aux_) report.extra[name] = aux.total.mean(name, report.step);
-  double count = main_.counted();
-  add_auxiliary(count);
-  report.grad_norm = optimizer_.grad_norm() / count;
+  add_auxiliary(main_.count);
+  const Figures figures = read(report.step);
+  const double count = figures.count;
+  report.loss = figures.loss, report.extra = figures.extra;
+  report.grad_norm = figures.grad_norm / count;
   if (!std::isfinite(report.grad_norm)) {
     fit_stepper_file::not_finite(report.step, "the norm of the gradient", report.grad_norm);
   }
@@ -108,7 +125,6 @@ void FitStepper::update() {
   bool clips = config_.clip > 0 && report.grad_norm > config_.clip;
   optimizer_.update(report.step, report.lr, clips ? count * report.grad_norm / config_.clip : count);
   optimizer_.clear_gradients();
-  for (const auto& [name, value] : metrics_) report.extra[name] = value.to(at::kDouble).item<double>();
   nn::Step done{report.step};
   model_.each_module([&](nn::Module& module) { module.on_step(done); });
   state_.step = report.step;

@@ -26,15 +26,19 @@ class FitStepper : public Stepper {
   struct Total {
     at::Tensor sum, count;
     void add(const nn::Loss& loss);
-    double mean(const std::string& name, int64_t step) const;
-    double counted() const;
+  };
+  // What the host reads of a step.
+  struct Figures {
+    double loss = 0, count = 0, grad_norm = 0;  // the norm of the gradient's sum
+    std::map<std::string, double> extra;        // means of auxiliary losses, metrics
   };
   struct Auxiliary {
     Total total;
     std::vector<at::Tensor> grads;  // of its sum, in the order of optimizer_.params()
   };
   void backward_auxiliary(const std::string& name, const nn::Loss& loss);
-  void add_auxiliary(double main_count);
+  void add_auxiliary(const at::Tensor& main_count);
+  Figures read(int64_t step) const;
   void update();
 
   models::Model& model_;

@@ -1,4 +1,6 @@
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/_foreach_norm.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/stack.h>
 
@@ -57,12 +59,12 @@ double on_cpu(const std::vector<at::Tensor>& tensors) {
 
 }  // namespace global_norm_file
 
-double global_norm(const std::vector<at::Tensor>& tensors) {
-  if (tensors.empty()) return 0;
-  if (tensors.front().is_cpu()) return global_norm_file::on_cpu(tensors);
-  std::vector<at::Tensor> norms;
-  for (const at::Tensor& t : tensors) norms.push_back(at::linalg_vector_norm(t, 2, {}, false, at::kDouble));
-  return at::linalg_vector_norm(at::stack(norms), 2).item<double>();
+at::Tensor global_norm(const std::vector<at::Tensor>& tensors) {
+  const auto scalar = [](double value) { return at::full({}, value, at::kDouble); };
+  if (tensors.empty()) return scalar(0);
+  if (tensors.front().is_cpu()) return scalar(global_norm_file::on_cpu(tensors));
+  // linalg_vector_norm would first make a float64 copy of each.
+  return at::linalg_vector_norm(at::stack(at::_foreach_norm(tensors, 2, at::kDouble)), 2);
 }
 
 }  // namespace rattan::train

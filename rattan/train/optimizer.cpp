@@ -63,7 +63,7 @@ std::vector<nn::Param*> AdamW::params() const {
   return out;
 }
 
-double AdamW::grad_norm() const {
+at::Tensor AdamW::grad_norm() const {
   std::vector<at::Tensor> grads;
   for (nn::Param* param : params()) {
     if (param->master().grad().defined()) grads.push_back(param->master().grad());

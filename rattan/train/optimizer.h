@@ -13,10 +13,11 @@ class AdamW {
   // InputError if a moment has another shape, is missing in part, or belongs to no parameter.
   AdamW(nn::Module& module, const FitConfig& config, FitState& state);
 
-  // The Euclidean norm over all gradients, in float64; a missing gradient counts as 0.
-  double grad_norm() const;
+  // The Euclidean norm over all gradients, a float64 scalar where they are; a missing gradient counts as 0.
+  at::Tensor grad_norm() const;
 
-  // One update, number `step` >= 1, with the gradients divided by `divisor`. A missing gradient reads as 0.
+  // One update, number `step` >= 1, with the gradients divided by `divisor`. A missing gradient reads as 0. On a GPU
+  // it moves 32 bytes a parameter: master, gradient and two moments read and written back, the gradient divided.
   void update(int64_t step, double lr, double divisor);
   void clear_gradients();
 
@@ -39,8 +40,9 @@ class AdamW {
   std::vector<Group> groups_;
 };
 
-// The Euclidean norm over all tensors, in float64. On a CPU each tensor is cut into blocks of fixed size, so
-// the value does not depend on the number of threads.
-double global_norm(const std::vector<at::Tensor>& tensors);
+// The Euclidean norm over all tensors, summed in float64: a scalar on their device, without waiting for it; on a GPU
+// one pass over them. On a CPU each tensor is cut into blocks of fixed size, so the value does not depend on the number
+// of threads.
+at::Tensor global_norm(const std::vector<at::Tensor>& tensors);
 
 }  // namespace rattan::train

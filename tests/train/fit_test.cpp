@@ -242,9 +242,9 @@ TEST(GlobalNorm, EqualsTheDefinitionForAnyNumberOfThreads) {
     tensors.push_back(t);
   }
   set_threads(1);
-  double one = global_norm(tensors);
+  double one = global_norm(tensors).item<double>();
   set_threads(3);
-  EXPECT_EQ(one, global_norm(tensors));
+  EXPECT_EQ(one, global_norm(tensors).item<double>());
   set_threads(0);
   EXPECT_NEAR(one, std::sqrt(squares), 1e-9 * one);  // float64 sums in another order
 }
