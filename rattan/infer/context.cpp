@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "rattan/base/error.h"
+#include "rattan/base/parallel.h"
 #include "rattan/ops/ops.h"
 
 namespace rattan::infer {
@@ -24,6 +25,16 @@ void copy_into(nn::State& larger, const nn::State& state) {
   larger.length = state.length;
 }
 
+// Slots of a step for n sequences. A step is recorded for each size, so on a GPU sizes are rounded up, by an eighth at
+// most where there are many.
+int64_t rounded_up(int64_t n) {
+  int64_t grain = 1;
+  while (16 * grain < n) grain *= 2;
+  return ceil_div(n, grain) * grain;
+}
+
+bool same_place(const Slot& a, const Slot& b) { return a.row == b.row && a.position == b.position && a.idle == b.idle; }
+
 }  // namespace context_file
 
 at::Device device_of(models::Model& model) {
@@ -37,9 +48,11 @@ at::Device device_of(models::Model& model) {
 }
 
 at::Tensor ids_tensor(std::span<const int32_t> ids, at::Device device) {
-  at::Tensor out = at::empty({static_cast<int64_t>(ids.size())}, at::kLong);
+  // Pinned: the host need not wait for the copy.
+  const auto options = at::TensorOptions().dtype(at::kLong).pinned_memory(device.is_cuda());
+  at::Tensor out = at::empty({static_cast<int64_t>(ids.size())}, options);
   std::copy(ids.begin(), ids.end(), out.data_ptr<int64_t>());
-  return out.to(device);
+  return out.to(device, /*non_blocking=*/true);
 }
 
 at::Tensor target_scores(models::Model& model, const at::Tensor& h, const at::Tensor& targets) {
@@ -57,12 +70,15 @@ at::Tensor target_scores(models::Model& model, const at::Tensor& h, const at::Te
   return out;
 }
 
-Context::Context(models::Model& model, int64_t rows, int64_t capacity)
+Context::Context(models::Model& model, int64_t rows, int64_t capacity, bool record)
     : model_(model),
       device_(device_of(model)),
       state_(nn::make_state(model.state_spec(), rows, capacity, model.compute, device_)),
       lengths_(static_cast<std::size_t>(rows), 0),
-      capacity_(capacity) {}
+      released_(static_cast<std::size_t>(rows), false),
+      capacity_(capacity),
+      serves_steps_(DecodeStep::serves(model)),
+      record_(record) {}
 
 at::Tensor Context::extend(std::span<const Piece> pieces) {
   at::NoGradGuard no_grad;
@@ -100,6 +116,47 @@ at::Tensor Context::logits(const at::Tensor& h) {
   return model_.head().logits(h, call);
 }
 
+DecodeStep& Context::step_of(int64_t slots, int64_t greedy) {
+  std::unique_ptr<DecodeStep>& step = steps_[{slots, greedy}];
+  if (!step)
+    step = std::make_unique<DecodeStep>(model_, state_, slots,
+                                        DecodeStepConfig{.limit = capacity_, .greedy = greedy, .graph = record_});
+  return *step;
+}
+
+Context::Next Context::step(std::span<const Piece> pieces, int64_t greedy) {
+  for (const Piece& piece : pieces)
+    require(piece.ids.size() == 1, "a step reads one token of a row, not {}", piece.ids.size());
+  if (!serves_steps_) return {logits(extend(pieces)), {}, {}};
+  int64_t longest = 0;
+  for (const Piece& piece : pieces) longest = std::max(longest, length(piece.row) + 1);
+  reserve(longest);
+  std::vector<Slot> slots;
+  std::vector<int32_t> ids;
+  for (const Piece& piece : pieces)
+    slots.push_back({.row = piece.row, .position = length(piece.row), .id = piece.ids.front()});
+  if (device_.is_cuda()) {
+    const auto wanted = static_cast<std::size_t>(context_file::rounded_up(static_cast<int64_t>(slots.size())));
+    std::vector<Slot> idle;
+    for (std::size_t row = 0; row < released_.size() && slots.size() + idle.size() < wanted; ++row)
+      if (released_[row]) idle.push_back({.row = static_cast<int64_t>(row), .idle = true});
+    if (slots.size() + idle.size() == wanted) slots.insert(slots.end(), idle.begin(), idle.end());
+  }
+  for (const Slot& s : slots) ids.push_back(s.id);
+  DecodeStep& step = step_of(static_cast<int64_t>(slots.size()), greedy);
+  if (std::equal(slots.begin(), slots.end(), step.slots().begin(), context_file::same_place)) {
+    step.feed(ids);
+  } else {
+    step.place(slots);
+  }
+  step.run();
+  for (const Piece& piece : pieces) ++lengths_[static_cast<std::size_t>(piece.row)];
+  if (greedy == 0) return {step.logits(), {}, {}};
+  return {step.logits(), step.chosen(), step.logprobs()};
+}
+
+void Context::release(int64_t row) { released_[static_cast<std::size_t>(row)] = true; }
+
 void Context::reserve(int64_t tokens) {
   if (tokens <= capacity_) return;
   require(tokens <= std::numeric_limits<int32_t>::max(), "a sequence of {} tokens is longer than positions can count",
@@ -108,13 +165,16 @@ void Context::reserve(int64_t tokens) {
   nn::State larger =
       nn::make_state(model_.state_spec(), static_cast<int64_t>(lengths_.size()), capacity_, model_.compute, device_);
   context_file::copy_into(larger, state_);
+  steps_.clear();  // they hold on to the tensors of the smaller state
   state_ = std::move(larger);
 }
 
 void Context::select(const std::vector<int64_t>& rows) {
   at::Tensor index = at::empty({static_cast<int64_t>(rows.size())}, at::kLong);
   std::copy(rows.begin(), rows.end(), index.data_ptr<int64_t>());
+  steps_.clear();
   state_ = state_.rows(index);
+  released_.assign(rows.size(), false);
   std::vector<int64_t> lengths;
   for (int64_t row : rows) lengths.push_back(length(row));
   lengths_ = std::move(lengths);

@@ -3,9 +3,12 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
+#include "rattan/infer/decode_step.h"
 #include "rattan/models/model.h"
 
 namespace rattan::infer {
@@ -21,13 +24,29 @@ class Context {
   };
 
   // `rows` empty sequences with room for `capacity` tokens each; the room grows when it has to. The model must
-  // outlive the context.
-  Context(models::Model& model, int64_t rows, int64_t capacity);
+  // outlive the context, and its weights must not change meanwhile.
+  // `record`: steps on a GPU are recorded and replayed (step_graph.h).
+  Context(models::Model& model, int64_t rows, int64_t capacity, bool record = true);
+  Context(const Context&) = delete;
+  Context& operator=(const Context&) = delete;
 
   // Reads the pieces, of different rows and any lengths, in one call of the model, packed one after another.
   // Hidden states [N, D] of the N tokens in the order of the pieces.
   at::Tensor extend(std::span<const Piece> pieces);
   at::Tensor logits(const at::Tensor& h);  // [n, D] -> fp32 [n, V]
+
+  // What follows one more token of each piece, on the device, until the next step overwrites it. The first n rows are
+  // those of the pieces.
+  struct Next {
+    at::Tensor logits;         // fp32 [N, V], N >= n
+    at::Tensor ids, logprobs;  // int64 [N], float64 [N]: as asked for with `greedy`; else, or undefined where the
+                               // model's mixers take no steps, the choice is the caller's
+  };
+  // As extend and logits of pieces of one token each, without work for the host from one call to the next while the
+  // rows stay the same. greedy > 0: chooses the most probable of that many first ids, the lowest among equals.
+  Next step(std::span<const Piece> pieces, int64_t greedy = 0);
+  // Nothing will be read from this row again: steps may use it to fill up a batch.
+  void release(int64_t row);
 
   // The sequences become copies of the rows named, in that order.
   void select(const std::vector<int64_t>& rows);
@@ -37,12 +56,16 @@ class Context {
 
  private:
   void reserve(int64_t tokens);
+  DecodeStep& step_of(int64_t slots, int64_t greedy);
 
   models::Model& model_;
   at::Device device_;
   nn::State state_;
   std::vector<int64_t> lengths_;
+  std::vector<bool> released_;
   int64_t capacity_;
+  bool serves_steps_, record_;
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<DecodeStep>> steps_;  // by slots and `greedy`
 };
 
 // log p of one target a row, a few hundred rows at a time, so that the logits of long texts never exist together:

@@ -4,8 +4,10 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <deque>
 #include <map>
+#include <optional>
 
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
@@ -97,7 +99,7 @@ class Run {
       rows_.push_back(place->second);
       sequences_.emplace_back(sequences_.size(), request, std::move(prompt));
     }
-    context_.emplace(model, static_cast<int64_t>(prompts_.size()), capacity);
+    context_.emplace(model, static_cast<int64_t>(prompts_.size()), capacity, config.graph);
     whole_prefix_ = whole_prefix(model.state_spec());
   }
 
@@ -113,12 +115,12 @@ class Run {
       logits.push_back(by_row[static_cast<std::size_t>(rows_[s.index])]);
     }
     if (prompts_.size() < rows_.size()) context_->select(rows_);
-    make_tokens(active, logits);
+    take(active, choose_from(active, logits));
     timing.prefill_seconds = seconds_since(start);
 
     start = std::chrono::steady_clock::now();
     while (std::erase_if(active, [](const Sequence* s) { return s->done; }), !active.empty()) {
-      make_tokens(active, decode(active));
+      take(active, decode(active));
       timing.decode_tokens += static_cast<int64_t>(active.size());
     }
     timing.decode_seconds = seconds_since(start);
@@ -162,14 +164,36 @@ class Run {
     return out;
   }
 
-  std::vector<at::Tensor> decode(const std::vector<Sequence*>& active) {
+  // The next token of each.
+  std::vector<Choice> decode(const std::vector<Sequence*>& active) {
     std::vector<Context::Piece> pieces;
     for (const Sequence* s : active) pieces.push_back({static_cast<int64_t>(s->index), std::span(s->ids).last(1)});
     watch_length(pieces);
-    if (!config_.strict) return logits_of(context_->extend(pieces));
-    std::vector<at::Tensor> out;
-    for (const Context::Piece& piece : pieces) out.push_back(logits_of(context_->extend({&piece, 1})).front());
-    return out;
+    if (config_.strict) {
+      std::vector<at::Tensor> logits;
+      for (const Context::Piece& piece : pieces) logits.push_back(logits_of(context_->extend({&piece, 1})).front());
+      return choose_from(active, logits);
+    }
+    const bool greedy = std::all_of(active.begin(), active.end(), [](const Sequence* s) {
+      return s->request.sampling.temperature == 0 && s->request.sampling.repetition_penalty == 1;
+    });
+    const auto n = static_cast<int64_t>(active.size());
+    const Context::Next next = context_->step(pieces, greedy ? tokenizer_.vocab_size() : 0);
+    if (next.ids.defined())
+      if (auto choices = chosen(next.ids.narrow(0, 0, n), next.logprobs.narrow(0, 0, n))) return *choices;
+    return choose_from(active, next.logits.narrow(0, 0, n).to(at::kCPU).contiguous().unbind(0));
+  }
+
+  // What the device chose; nothing where its numbers are damaged, which the choice on the host then reports.
+  static std::optional<std::vector<Choice>> chosen(const at::Tensor& ids, const at::Tensor& logprobs) {
+    const at::Tensor id = ids.to(at::kCPU), logprob = logprobs.to(at::kCPU);
+    std::vector<Choice> choices;
+    for (int64_t i = 0; i < id.size(0); ++i) {
+      const double value = logprob.const_data_ptr<double>()[i];
+      if (!std::isfinite(value)) return std::nullopt;
+      choices.push_back({static_cast<int32_t>(id.const_data_ptr<int64_t>()[i]), value});
+    }
+    return choices;
   }
 
   std::vector<at::Tensor> logits_of(const at::Tensor& h) {
@@ -182,7 +206,7 @@ class Run {
   }
 
   // The vocabulary of a model may be larger than the tokenizer's; only ids that mean something are chosen.
-  void make_tokens(const std::vector<Sequence*>& active, const std::vector<at::Tensor>& logits) {
+  std::vector<Choice> choose_from(const std::vector<Sequence*>& active, const std::vector<at::Tensor>& logits) {
     std::vector<Choice> choices(active.size());
     parallel_for(static_cast<int64_t>(active.size()), [&](int64_t i) {
       const Sequence& s = *active[static_cast<std::size_t>(i)];
@@ -192,8 +216,13 @@ class Run {
       choices[static_cast<std::size_t>(i)] =
           choose({row.const_data_ptr<float>(), static_cast<std::size_t>(known)}, s.ids, s.request.sampling, rng);
     });
+    return choices;
+  }
+
+  void take(const std::vector<Sequence*>& active, const std::vector<Choice>& choices) {
     for (std::size_t i = 0; i < active.size(); ++i) {
       const TokenEvent event = accept(*active[i], choices[i], tokenizer_);
+      if (active[i]->done) context_->release(static_cast<int64_t>(active[i]->index));
       if (on_token_) on_token_(event);
     }
   }

@@ -29,7 +29,7 @@ class Ffn : public Mixer {
   at::Tensor extend(const at::Tensor& x, State&, Call& call) override {
     return call.layout.has_padding() ? forward(x, call) : down_.join(hidden(x), x, call);
   }
-  Traits traits() const override { return {.adds_to_stream = true}; }
+  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
   double flops_per_token(int64_t) const override {
     return up_.flops() + down_.flops() + (gate_ ? gate_->flops() : 0.0);
   }

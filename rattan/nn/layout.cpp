@@ -1,6 +1,10 @@
 #include "rattan/nn/layout.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/stack.h>
 
 #include <algorithm>
 #include <cstring>
@@ -53,13 +57,32 @@ Layout::Layout(int64_t rows, int64_t tokens, std::vector<Segment> segments, at::
   }
 }
 
+Layout Layout::step(Steps steps) {
+  const at::Tensor &rows = steps.rows, &positions = steps.positions;
+  for (const at::Tensor* t : {&rows, &positions})
+    if (t->dim() != 1 || t->scalar_type() != at::kInt || t->sizes() != rows.sizes() || t->device() != rows.device())
+      fail("a layout of steps takes rows and positions int32 [n] on one device");
+  Layout layout(1, rows.size(0), {}, rows.device());
+  layout.covered_ = rows.size(0);
+  layout.uniform_ = false;
+  layout.steps_ = std::move(steps);
+  return layout;
+}
+
+const std::vector<Segment>& Layout::segments() const {
+  if (steps_) fail("a layout of steps has no segments: they are known to the device alone");
+  return segments_;
+}
+
 int64_t Layout::state_rows() const {
+  if (steps_) return steps_->state_rows;
   int32_t last = -1;
   for (const Segment& s : segments_) last = std::max({last, s.from, s.to});
   return last + 1;
 }
 
 int64_t Layout::last_position() const {
+  if (steps_) return steps_->limit - 1;
   int32_t last = 0;
   for (const Segment& s : segments_) last = std::max(last, s.pos0 + s.length() - 1);
   return last;
@@ -72,6 +95,7 @@ const at::Tensor& Layout::table(const std::string& key, const std::function<at::
 }
 
 const MaskSpec& Layout::mask(int64_t left, int64_t right) const {
+  if (steps_) fail("a layout of steps has no mask: what a token sees stands in the state of its mixer");
   auto [place, fresh] = derived_->masks.try_emplace({visible, left, right});
   if (!fresh) return place->second;
   std::vector<int32_t> begin(size(), 0), end(size(), 0);
@@ -92,6 +116,7 @@ const MaskSpec& Layout::mask(int64_t left, int64_t right) const {
 }
 
 const at::Tensor& Layout::positions() const {
+  if (steps_) return steps_->positions;
   return table("positions", [this] {
     std::vector<int32_t> position(size(), 0);
     for (const Segment& s : segments_)
@@ -102,6 +127,7 @@ const at::Tensor& Layout::positions() const {
 
 const at::Tensor& Layout::valid() const {
   return table("valid", [this] {
+    if (steps_) return at::ones_like(steps_->rows, at::kBool);
     std::vector<int32_t> covered(size(), 0);
     for (const Segment& s : segments_) std::fill_n(covered.begin() + first_token(s), s.length(), 1);
     return int_table(covered, 1, device_).view({-1}).to(at::kBool);
@@ -110,6 +136,11 @@ const at::Tensor& Layout::valid() const {
 
 const at::Tensor& Layout::scan_table() const {
   return table("scan", [this] {
+    if (steps_) {
+      const at::Tensor token = at::arange(tokens_, steps_->rows.options());
+      const at::Tensor from = steps_->rows.masked_fill(steps_->positions == 0, -1);
+      return at::stack({token, token + 1, from, steps_->rows}, 1);
+    }
     std::vector<int32_t> values;
     for (const Segment& s : segments_) {
       const auto first = static_cast<int32_t>(first_token(s));

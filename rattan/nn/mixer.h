@@ -29,6 +29,7 @@ struct Traits {
   bool linear = false;         // linear in its input for a fixed gate: linear_system is given
   bool batch_coupled = false;  // rows of a batch influence each other
   bool needs_source = false;
+  bool takes_steps = false;     // extend takes layouts without segments (Layout::step)
   bool adds_to_stream = false;  // extend may take call.stream; one that hands its call on to others must not say so
 };
 

@@ -49,7 +49,7 @@ void Stack::extend(Stream& stream, State& state, Call& call, int from, int to) {
   for (int slot = from; slot < (to < 0 ? slots() : to); ++slot) {
     enter(slot, call).extend(stream, state.child[std::to_string(slot)], call);
   }
-  if (!state.length.defined()) return;
+  if (!state.length.defined() || call.layout.steps()) return;  // who steps counts
   auto length = state.length.accessor<int64_t, 1>();
   for (const Segment& s : call.layout.segments())
     if (s.to >= 0) length[s.to] = s.pos0 + s.length();

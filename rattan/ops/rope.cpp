@@ -7,6 +7,7 @@
 
 #include <map>
 #include <mutex>
+#include <vector>
 
 #include "rattan/ops/launch.h"
 #include "rattan/ops/ops.h"
@@ -100,6 +101,9 @@ std::tuple<at::Tensor, at::Tensor> rope_tables(int64_t positions, int64_t dim, d
     while (rows < positions) rows *= 2;
     at::Tensor host_cos = at::empty({rows, dim / 2}, at::kFloat), host_sin = at::empty({rows, dim / 2}, at::kFloat);
     kernels::rope_table(rows, dim, base, host_cos.data_ptr<float>(), host_sin.data_ptr<float>());
+    // A recorded graph may go on reading the smaller tables, so they stay: together no larger than the new ones.
+    static auto& outgrown = *new std::vector<at::Tensor>;
+    if (cos.defined()) outgrown.insert(outgrown.end(), {cos, sin});
     cos = host_cos.to(device), sin = host_sin.to(device);
   }
   return {cos, sin};

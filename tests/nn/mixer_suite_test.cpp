@@ -203,6 +203,42 @@ TEST_P(MixerSuite, BatchNeighborsDoNotMatter) {
   EXPECT_TRUE(same_bits(run_forward(*mixer, other).select(0, 0), both.select(0, 0))) << "seed " << seed;
 }
 
+TEST_P(MixerSuite, StepsOnTheDeviceEqualSegments) {
+  if (!mixer->traits().takes_steps) GTEST_SKIP() << "this mixer takes segments only";
+  if (dtype == at::kDouble) GTEST_SKIP() << "steps are for types that have kernels";
+  at::NoGradGuard no_grad;
+  // State row 2 stands at 14 tokens, row 0 at 3; row 1 is idle and scribbles on its entry 0 every time.
+  nn::State by_segments = fresh_state(3), by_steps = fresh_state(3);
+  for (nn::State* s : {&by_segments, &by_steps}) {
+    const nn::Layout prompts(1, 17,
+                             {{.row = 0, .begin = 0, .end = 14, .from = -1, .to = 2},
+                              {.row = 0, .begin = 14, .end = 17, .from = -1, .to = 0}},
+                             device);
+    nn::Call call{prompts};
+    mixer->extend(x.slice(1, 0, 17).slice(0, 0, 1).contiguous(), *s, call);
+  }
+  const auto places = at::TensorOptions().dtype(at::kInt);
+  const at::Tensor state_rows = at::tensor({2, 1, 0}, places).to(device);
+  at::Tensor positions = at::tensor({14, 0, 3}, places).to(device);
+  const at::Tensor advance = at::tensor({1, 0, 1}, places).to(device);
+  for (int32_t t = 0; t < 20; ++t) {
+    const at::Tensor input = x.slice(1, t, t + 3).slice(0, 1, 2).contiguous();
+    const nn::Layout segments(1, 3,
+                              {{.row = 0, .begin = 0, .end = 1, .pos0 = 14 + t, .from = 2, .to = 2},
+                               {.row = 0, .begin = 1, .end = 2, .from = -1, .to = 1},
+                               {.row = 0, .begin = 2, .end = 3, .pos0 = 3 + t, .from = 0, .to = 0}},
+                              device);
+    nn::Call expected_call{segments};
+    const at::Tensor expected = mixer->extend(input, by_segments, expected_call);
+    const nn::Layout steps =
+        nn::Layout::step({.rows = state_rows, .positions = positions, .state_rows = 3, .limit = tokens});
+    nn::Call call{steps};
+    ASSERT_TRUE(same_bits(mixer->extend(input, by_steps, call), expected)) << "step " << t << ", seed " << seed;
+    positions.add_(advance);
+  }
+  for (const auto& [name, tensor] : by_steps.t) EXPECT_TRUE(same_bits(tensor, by_segments.t.at(name))) << name;
+}
+
 TEST_P(MixerSuite, RaggedExtendEqualsSeparateSequences) {
   if (mixer->traits().step != nn::StepForm::exact) GTEST_SKIP() << "this mixer's step is not exact";
   at::NoGradGuard no_grad;

@@ -1,5 +1,8 @@
 #include "rattan/nn/mixers/kv_plan.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/remainder.h>
+
 #include <algorithm>
 
 #include "rattan/base/error.h"
@@ -51,7 +54,24 @@ Values each_position(const Layout& layout, Value&& value) {
   return out;
 }
 
+// The same tables by tensor algebra on the device.
+CachePlan of_steps(const Layout& layout, const Steps& steps, int64_t entries, bool ring) {
+  const std::string key = fmt::format("step.{}.{}.", ring, entries);
+  require(ring || steps.limit <= entries, "positions up to {} do not fit a state of {} entries", steps.limit, entries);
+  CachePlan plan;
+  const at::Tensor& first = layout.table(key + "first", [&] { return steps.rows * entries; });
+  plan.slots = layout.table(key + "slots", [&] {
+    return (first + (ring ? at::remainder(steps.positions, entries) : steps.positions)).to(at::kLong);
+  });
+  plan.mask = {Visible::causal, -1, -1, first, layout.table(key + "end", [&] {
+                 const at::Tensor seen = steps.positions + 1;
+                 return first + (ring ? seen.clamp_max(entries) : seen);
+               })};
+  return plan;
+}
+
 CachePlan step_or_cache(const Layout& layout, int64_t rows, int64_t entries, bool ring) {
+  if (layout.steps()) return of_steps(layout, *layout.steps(), entries, ring);
   const Tables tables(layout, fmt::format("kv.{}.{}.{}.", ring, rows, entries));
   auto slot = [&](const Segment& s, int32_t position) {
     require(ring || position < entries, "position {} does not fit a state of {} entries", position, entries);
@@ -86,6 +106,7 @@ CachePlan ring_step_plan(const Layout& layout, int64_t rows, int64_t cap) {
 }
 
 bool single_tokens(const Layout& layout) {
+  if (layout.steps()) return true;
   return std::all_of(layout.segments().begin(), layout.segments().end(),
                      [](const Segment& s) { return s.length() == 1; });
 }

@@ -7,7 +7,7 @@ namespace rattan::nn {
 // A growing cache [rows, entries]: new tokens are written to flat rows `slots`, then each query sees
 // [begin, end) of the flat cache.
 struct CachePlan {
-  at::Tensor tokens, slots;  // int64: token rows, and the flat cache rows they go to
+  at::Tensor tokens, slots;  // int64: token rows (undefined: all, in order), and the flat cache rows they go to
   MaskSpec mask;             // over flat cache rows, one interval a token
 };
 CachePlan cache_plan(const Layout& layout, int64_t rows, int64_t entries);

@@ -1,5 +1,11 @@
 #include "rattan/nn/mixers/rat_chunks.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/floor_divide.h>
+#include <ATen/ops/remainder.h>
+#include <ATen/ops/stack.h>
+
 #include <algorithm>
 
 #include "rattan/base/error.h"
@@ -34,6 +40,16 @@ void add_segment(const Layout& layout, const Segment& s, int64_t chunk, int64_t 
   }
 }
 
+// One chunk of one token a sequence, by tensor algebra on the device.
+at::Tensor of_steps(const Steps& steps, int64_t chunk, int64_t ends_per_row) {
+  require(ceil_div(steps.limit, chunk) <= ends_per_row,
+          "positions up to {} do not fit a state of {} chunks of {} tokens", steps.limit, ends_per_row, chunk);
+  const at::Tensor token = at::arange(steps.rows.size(0), steps.rows.options());
+  const at::Tensor first = steps.rows * ends_per_row, c = at::floor_divide(steps.positions, chunk);
+  const at::Tensor from = steps.rows.masked_fill(at::remainder(steps.positions, chunk) == 0, -1);
+  return at::stack({token, token + 1, first, first + c, c, from, steps.rows}, 1);
+}
+
 }  // namespace rat_chunks_file
 
 int64_t rat_ends(const Layout& layout, int64_t chunk) { return layout.last_position() / chunk + 1; }
@@ -41,9 +57,14 @@ int64_t rat_ends(const Layout& layout, int64_t chunk) { return layout.last_posit
 RatChunks rat_chunks(const Layout& layout, int64_t chunk, int64_t ends_per_row) {
   RatChunks result;
   result.positions = rat_ends(layout, chunk);
+  const std::string key = fmt::format("rat.{}.{}", chunk, ends_per_row);
+  if (const auto& steps = layout.steps()) {
+    result.table = layout.table(key, [&] { return rat_chunks_file::of_steps(*steps, chunk, ends_per_row); });
+    result.rows = std::max<int64_t>(1, steps->state_rows), result.ends = ends_per_row, result.step = true;
+    return result;
+  }
   result.step = !layout.has_padding() && std::all_of(layout.segments().begin(), layout.segments().end(),
                                                      [](const Segment& s) { return s.length() == 1; });
-  const std::string key = fmt::format("rat.{}.{}", chunk, ends_per_row);
   result.table = layout.table(key, [&] {
     std::vector<kernels::RatChunk> chunks;
     for (const Segment& s : layout.segments()) rat_chunks_file::add_segment(layout, s, chunk, ends_per_row, chunks);

@@ -55,7 +55,7 @@ class Rnn : public Mixer {
     return spec;
   }
 
-  Traits traits() const override { return {.adds_to_stream = true}; }
+  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
   double flops_per_token(int64_t) const override { return in_proj_.flops() + out_proj_.flops(); }
 
  private:

@@ -120,8 +120,9 @@ at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& cal
   }
   const CachePlan plan =
       settings_.window >= 0 ? ring_step_plan(call.layout, rows, entries) : cache_plan(call.layout, rows, entries);
-  k.index_copy_(0, plan.slots, h.k.index_select(0, plan.tokens));
-  v.index_copy_(0, plan.slots, h.v.index_select(0, plan.tokens));
+  auto kept = [&](const at::Tensor& x) { return plan.tokens.defined() ? x.index_select(0, plan.tokens) : x; };
+  k.index_copy_(0, plan.slots, kept(h.k));
+  v.index_copy_(0, plan.slots, kept(h.v));
   return attend(x, h.q, {k, v}, plan.mask, true, call);
 }
 

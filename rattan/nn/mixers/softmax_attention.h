@@ -27,7 +27,7 @@ class SoftmaxAttention : public Mixer {
   at::Tensor forward(const at::Tensor& x, Call& call) override;
   at::Tensor extend(const at::Tensor& x, State& state, Call& call) override;
   StateSpec state_spec() const override;
-  Traits traits() const override { return {.adds_to_stream = true}; }
+  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
   double flops_per_token(int64_t tokens) const override;
 
  private:
