@@ -84,6 +84,18 @@ void reset_peak_memory(at::Device device) {
   c10::cuda::CUDACachingAllocator::resetPeakStats(static_cast<c10::DeviceIndex>(device_file::index_of(device)));
 }
 
+void release_cached_memory(at::Device device) {
+  if (!device.is_cuda()) return;
+  c10::cuda::CUDAGuard guard(device);
+  c10::cuda::CUDACachingAllocator::emptyCache();
+}
+
+int64_t total_memory(at::Device device) {
+  cudaDeviceProp properties;
+  if (!device.is_cuda() || cudaGetDeviceProperties(&properties, device_file::index_of(device)) != cudaSuccess) return 0;
+  return static_cast<int64_t>(properties.totalGlobalMem);
+}
+
 ClockSampler::ClockSampler(at::Device device, size_t subjects) : samples_(subjects) {
   if (!device.is_cuda()) return;
   library_ = std::make_unique<Library>(device_file::index_of(device));
@@ -105,6 +117,8 @@ void flush_caches(at::Device) {}
 std::string device_name(at::Device) { return ""; }
 std::optional<DeviceMemory> device_memory(at::Device) { return std::nullopt; }
 void reset_peak_memory(at::Device) {}
+void release_cached_memory(at::Device) {}
+int64_t total_memory(at::Device) { return 0; }
 ClockSampler::ClockSampler(at::Device, size_t subjects) : samples_(subjects) {}
 #endif
 

@@ -26,6 +26,9 @@ struct DeviceMemory {
 };
 std::optional<DeviceMemory> device_memory(at::Device device);
 void reset_peak_memory(at::Device device);
+// Gives back what torch keeps of freed tensors; a recording's memory, too, once the recording is gone.
+void release_cached_memory(at::Device device);
+int64_t total_memory(at::Device device);  // of a GPU, 0 for a CPU
 
 // Samples the multiprocessors' clock while subjects run, through the driver's management library where there is
 // one. Without it, or on a CPU, there are no samples.

@@ -13,6 +13,7 @@
 
 #include "rattan/base/config.h"
 #include "rattan/bench/device.h"
+#include "rattan/bench/fill.h"
 #include "rattan/nn/linear.h"
 #include "rattan/nn/mixers/registry.h"
 #include "rattan/ops/ops.h"
@@ -27,11 +28,6 @@ using torch::autograd::variable_list;
 // layers, too, no state is still in a cache when its layer's turn comes again.
 constexpr int64_t uncached_bytes = 256 << 20;
 constexpr int64_t random_rows = 1024;
-
-void fill(nn::State& state) {
-  for (auto& [name, tensor] : state.t) tensor.normal_();
-  for (auto& [name, child] : state.child) fill(child);
-}
 
 }  // namespace layer_case_file
 
@@ -97,7 +93,7 @@ LayerCase::LayerCase(const LayerBench& config, const std::string& name, int64_t 
   const int64_t copies = std::clamp<int64_t>(layer_case_file::uncached_bytes / size, 1, 32);
   for (int64_t i = 0; i < copies; ++i) {
     states_.push_back(empty_state());
-    layer_case_file::fill(states_.back());
+    fill_random(states_.back());
   }
 }
 

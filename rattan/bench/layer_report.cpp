@@ -5,17 +5,12 @@
 #include <optional>
 
 #include "rattan/base/version.h"
+#include "rattan/bench/human.h"
 #include "rattan/bench/layer.h"
 #include "rattan/io/svg.h"
 
 namespace rattan::bench {
 namespace layer_report_file {
-
-std::string human_time(double seconds) {
-  if (seconds < 1e-3) return fmt::format("{:.1f} us", seconds * 1e6);
-  if (seconds < 1) return fmt::format("{:.2f} ms", seconds * 1e3);
-  return fmt::format("{:.3f} s", seconds);
-}
 
 // The row of `mixer` measured beside `row`, or nullptr.
 const LayerRow* beside(const LayerReport& report, const LayerRow& row, const std::string& mixer) {
@@ -51,15 +46,6 @@ double share(const LayerReport& report, const LayerRow& row) {
   const double done = decode ? row.bytes : row.flops;
   const double ceiling = decode ? report.ceilings.bytes : report.ceilings.flops;
   return ceiling > 0 ? done / row.time.median / ceiling : 0;
-}
-
-std::string or_dash(const std::optional<double>& value, int decimals, const char* unit = "") {
-  return value ? fmt::format("{:.{}f}{}", *value, decimals, unit) : "-";
-}
-
-std::optional<double> gigabytes(const std::optional<int64_t>& bytes) {
-  if (!bytes) return std::nullopt;
-  return static_cast<double>(*bytes) / 1e9;
 }
 
 }  // namespace layer_report_file

@@ -39,14 +39,6 @@ std::map<std::string, at::Tensor> tensors_of(LanguageModel& model) {
   return tensors;
 }
 
-// Norms, biases and the embedding are read in fp32, which the residual stream is; other matrices only ever in the
-// computing type.
-at::ScalarType held_type(const std::string& name, const nn::Param& param, at::ScalarType compute, bool trainable) {
-  if (compute == at::kDouble) return at::kDouble;
-  const bool read_fp32 = param.keep_fp32 || param.shape().size() < 2 || name.starts_with("embed.");
-  return trainable || read_fp32 ? at::kFloat : compute;
-}
-
 std::unique_ptr<Tokenizer> tokenizer_of(const ModelFolder& folder, const LanguageModelConfig& config) {
   const bool there =
       std::any_of(fs::directory_iterator(folder.path()), fs::directory_iterator(), [](const auto& entry) {
@@ -83,6 +75,12 @@ Opened open(const ModelFolder& folder) {
 }
 
 }  // namespace load_file
+
+at::ScalarType held_type(const std::string& name, const nn::Param& param, at::ScalarType compute, bool trainable) {
+  if (compute == at::kDouble) return at::kDouble;
+  const bool read_fp32 = param.keep_fp32 || param.shape().size() < 2 || name.starts_with("embed.");
+  return trainable || read_fp32 ? at::kFloat : compute;
+}
 
 std::filesystem::path model_folder(const std::filesystem::path& path) {
   std::error_code none;

@@ -49,6 +49,10 @@ StoredModel stored_language_model(const std::filesystem::path& path);
 // Writes config.json, the weights in fp32 and the tokenizer (if any).
 void save_language_model(const std::filesystem::path& folder, LanguageModel& model, const Tokenizer* tokenizer);
 
+// The type in which a model's parameter is held: norms, biases and the embedding are read in fp32, which the residual
+// stream is; other matrices only ever in the computing type.
+at::ScalarType held_type(const std::string& name, const nn::Param& param, at::ScalarType compute, bool trainable);
+
 // "cpu", "cuda", "cuda:1". InputError for other names and for a device that is not there, with the reason.
 at::Device device_named(const std::string& name);
 // "auto" (nothing), "fp32", "bf16". InputError for others.
