@@ -5,6 +5,8 @@
 
 #ifdef RATTAN_WITH_CUDA
 #include <ATen/cuda/CUDAGraph.h>
+#include <c10/cuda/CUDACachingAllocator.h>
+#include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
@@ -41,6 +43,10 @@ void StepGraph::run(const std::function<void()>& work) {
   c10::cuda::CUDAGuard guard(device_);
   if (!recording_) {
     auto recording = std::make_unique<Recording>();
+    // What the first call left in the allocator's hands cannot be used by a recording, nor given back while one is
+    // made.
+    c10::cuda::device_synchronize();
+    c10::cuda::CUDACachingAllocator::emptyCache();
     // The default stream cannot be recorded. Other threads may go on using the device meanwhile.
     c10::cuda::CUDAStreamGuard stream(c10::cuda::getStreamFromPool(false, device_.index()));
     recording->graph.capture_begin(recording->pool->id, cudaStreamCaptureModeThreadLocal);

@@ -1,6 +1,7 @@
 // A step whose places live on the device makes the tokens that reading them one call at a time makes.
 #include "rattan/infer/decode_step.h"
 
+#include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/argmax.h>
 #include <ATen/ops/equal.h>
@@ -138,6 +139,38 @@ TEST(DecodeStep, IdleSlotsChangeNoOther) {
       clean.run(), step.run();
       ASSERT_TRUE(at::equal(step.logits()[1], clean.logits()[1])) << t;
     }
+  }
+}
+
+// The first call runs as it is, the second is recorded, later ones are replayed: with new places and tokens, too.
+TEST(DecodeStep, RecordedOnAGpuEqualsLaunchedFromTheHost) {
+  if (!at::Context::hasCUDA()) GTEST_SKIP() << "no GPU";
+  const at::Device device(at::kCUDA, 0);
+  for (auto& [name, model] : all_models()) {
+    SCOPED_TRACE(name);
+    model->initialize(3, at::kFloat, device);
+    model->compute = at::kBFloat16;
+    auto empty = [&, &model = model] { return nn::make_state(model->state_spec(), 4, 40, model->compute, device); };
+    nn::State recorded = empty(), launched = empty();
+    DecodeStep graph(*model, recorded, 3, {.limit = 40, .greedy = vocabulary});
+    DecodeStep host(*model, launched, 3, {.limit = 40, .greedy = vocabulary, .graph = false});
+    auto both = [&](int steps) {
+      for (int t = 0; t < steps; ++t) {
+        graph.run(), host.run();
+        ASSERT_TRUE(at::equal(graph.logits(), host.logits())) << t;
+        ASSERT_TRUE(at::equal(graph.chosen(), host.chosen())) << t;
+        ASSERT_TRUE(at::equal(graph.logprobs(), host.logprobs())) << t;
+      }
+    };
+    for (DecodeStep* step : {&graph, &host})
+      step->place(std::vector<Slot>{{.row = 2, .id = 5}, {.row = 0, .idle = true}, {.row = 1, .id = 9}});
+    both(14);
+    for (DecodeStep* step : {&graph, &host}) step->feed(std::vector<int32_t>{100, 0, 7});
+    both(3);
+    for (DecodeStep* step : {&graph, &host})
+      step->place(std::vector<Slot>{
+          {.row = 2, .position = 17, .id = 1}, {.row = 3, .id = 2}, {.row = 1, .position = 17, .id = 3}});
+    both(20);
   }
 }
 
