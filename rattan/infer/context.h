@@ -26,7 +26,7 @@ class Context {
   // `rows` empty sequences with room for `capacity` tokens each; the room grows when it has to. The model must
   // outlive the context, and its weights must not change meanwhile.
   // `record`: steps on a GPU are recorded and replayed (step_graph.h).
-  Context(models::Model& model, int64_t rows, int64_t capacity, bool record = true);
+  Context(models::Model& model, int64_t rows, int64_t capacity, bool record = false);
   Context(const Context&) = delete;
   Context& operator=(const Context&) = delete;
 

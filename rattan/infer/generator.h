@@ -58,7 +58,7 @@ struct Timing {
 struct GeneratorConfig {
   int64_t prefill_chunk = 512;  // tokens of one call of the model
   bool strict = false;
-  bool graph = true;            // on a GPU: record a decoding step and replay it
+  bool graph = false;           // on a GPU: record a decoding step and replay it
   int64_t trained_context = 0;  // longer sequences make one warning; 0: unknown
   std::function<void(const std::string&)> warn;
 };
