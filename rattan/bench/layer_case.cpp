@@ -29,6 +29,12 @@ using torch::autograd::variable_list;
 constexpr int64_t uncached_bytes = 256 << 20;
 constexpr int64_t random_rows = 1024;
 
+// What a function remembers of the layer it belongs to.
+struct Reference : torch::CustomClassHolder {
+  explicit Reference(LayerCase* layer_in) : layer(layer_in) {}
+  LayerCase* layer;
+};
+
 }  // namespace layer_case_file
 
 std::vector<int64_t> documents_of(const LayerBench& config, int64_t seq) {
@@ -45,7 +51,8 @@ struct LayerCase::Before : torch::autograd::Function<Before> {
                                                 LayerCase* layer) {
     return {std::move(layer->x_), std::move(layer->branch_)};
   }
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*, torch::autograd::variable_list) {
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext*,
+                                                 const torch::autograd::variable_list&) {
     return {at::Tensor(), at::Tensor()};
   }
 };
@@ -54,12 +61,13 @@ struct LayerCase::Before : torch::autograd::Function<Before> {
 struct LayerCase::After : torch::autograd::Function<After> {
   static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& /*x*/,
                             const at::Tensor& /*pending*/, LayerCase* layer) {
-    ctx->saved_data["layer"] = reinterpret_cast<int64_t>(layer);
+    ctx->saved_data["layer"] = at::IValue::make_capsule(c10::make_intrusive<layer_case_file::Reference>(layer));
     return at::zeros({});
   }
   static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list) {
-    auto* layer = reinterpret_cast<LayerCase*>(ctx->saved_data["layer"].toInt());
+                                                 const torch::autograd::variable_list&) {
+    const auto reference = ctx->saved_data["layer"].toCapsule();
+    LayerCase* layer = static_cast<layer_case_file::Reference*>(reference.get())->layer;
     return {std::move(layer->d_sum_), std::move(layer->d_branch_), at::Tensor()};
   }
 };
