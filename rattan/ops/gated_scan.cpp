@@ -7,6 +7,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <utility>
+
 #include "rattan/ops/launch.h"
 #include "rattan/ops/ops.h"
 
@@ -103,7 +105,7 @@ class GatedScan : public torch::autograd::Function<GatedScan> {
                                const Tensor& table, const OptionalTensor& initial, c10::SymInt rows) {
     at::AutoDispatchBelowADInplaceOrView below;
     static auto op = handle<Symbolic>("rattan::gated_scan");
-    auto [h, final] = op.call(x, gate, gate_bias, table, initial, rows);
+    auto [h, final] = op.call(x, gate, gate_bias, table, initial, std::move(rows));
     ctx->save_for_backward({x, gate, gate_bias, table, value_or_undefined(initial)});
     ctx->set_materialize_grads(false);
     return {h, final};
@@ -119,7 +121,7 @@ class GatedScan : public torch::autograd::Function<GatedScan> {
 
 std::tuple<Tensor, Tensor> differentiable(const Tensor& x, const Tensor& gate, const Tensor& gate_bias,
                                           const Tensor& table, const OptionalTensor& initial, c10::SymInt rows) {
-  auto out = GatedScan::apply(x, gate, gate_bias, table, initial, rows);
+  auto out = GatedScan::apply(x, gate, gate_bias, table, initial, std::move(rows));
   return {out[0], out[1]};
 }
 

@@ -8,6 +8,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <utility>
+
 #include "rattan/ops/launch.h"
 #include "rattan/ops/ops.h"
 
@@ -223,8 +225,9 @@ class Rat : public torch::autograd::Function<Rat> {
                                const OptionalTensor& running_v) {
     at::AutoDispatchBelowADInplaceOrView below;
     static auto op = handle<Symbolic>("rattan::rat");
-    auto [out, lse, new_k, new_v, final_k, final_v] = op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk,
-                                                              rows, ends, ends_k, ends_v, running_k, running_v);
+    auto [out, lse, new_k, new_v, final_k, final_v] =
+        op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk, std::move(rows), std::move(ends), ends_k,
+                ends_v, running_k, running_v);
     ctx->save_for_backward({proj, gate_bias, table, value_or_undefined(cos), value_or_undefined(sin), new_k, new_v,
                             value_or_undefined(running_k), value_or_undefined(running_v), out, lse});
     ctx->saved_data["heads"] = heads;
@@ -265,8 +268,8 @@ ForwardResult differentiable(const Tensor& proj, const Tensor& gate_bias, const 
                              int64_t chunk, c10::SymInt rows, c10::SymInt ends, const OptionalTensor& ends_k,
                              const OptionalTensor& ends_v, const OptionalTensor& running_k,
                              const OptionalTensor& running_v) {
-  auto o = Rat::apply(proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends, ends_k, ends_v, running_k,
-                      running_v);
+  auto o = Rat::apply(proj, gate_bias, table, cos, sin, heads, groups, chunk, std::move(rows), std::move(ends), ends_k,
+                      ends_v, running_k, running_v);
   return {o[0], o[1], o[2], o[3], o[4], o[5]};
 }
 
