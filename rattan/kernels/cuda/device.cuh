@@ -10,6 +10,14 @@
 namespace rattan::kernels::cuda {
 
 constexpr unsigned kAllLanes = 0xffffffffu;
+inline constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
+
+// 2^x to two units in the last place; 0 where that is subnormal.
+__device__ inline float fast_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 __device__ inline float as_float(float x) { return x; }
 __device__ inline float as_float(bf16 x) { return __uint_as_float(static_cast<uint32_t>(x.bits) << 16); }

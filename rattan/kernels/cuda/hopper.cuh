@@ -21,8 +21,6 @@
 
 namespace rattan::kernels::cuda {
 
-inline constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
-
 struct Barrier {
   uint64_t state;
 };
@@ -243,13 +241,6 @@ struct Turn {
     parity ^= 1;
   }
 };
-
-// 2^x to two units in the last place; 0 where that is subnormal.
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 __device__ inline unsigned pack2(float x, float y) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(x, y);

@@ -16,8 +16,6 @@ namespace rattan::kernels::cuda {
 
 namespace interval_backward_file {
 
-constexpr float kLog2e = 1.4426950408889634f;
-
 template <class T, int D>
 struct Memory {
   using Shape = TileShape<T, D>;

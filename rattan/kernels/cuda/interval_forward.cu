@@ -13,8 +13,6 @@ namespace rattan::kernels::cuda {
 
 namespace interval_forward_file {
 
-constexpr float kLog2e = 1.4426950408889634f, kLn2 = 0.69314718055994531f;
-
 template <class T, int D>
 struct Memory {
   using Shape = TileShape<T, D>;

@@ -106,7 +106,7 @@ struct Rows {
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
       top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
       const float base = top == -INFINITY ? 0.0f : top * scale;  // rows that have seen no key yet
-      shrink[i] = exp2_fast(most[i] * scale - base);
+      shrink[i] = fast_exp2(most[i] * scale - base);
       most[i] = top;
       float total = 0;
 #pragma unroll
@@ -114,7 +114,7 @@ struct Rows {
 #pragma unroll
         for (int c = 0; c < 2; ++c) {
           float& x = s[n][i * 2 + c];
-          x = exp2_fast(x * scale - base);
+          x = fast_exp2(x * scale - base);
           total += x;
         }
       }
@@ -135,17 +135,6 @@ __device__ void multiply_values(float (&out)[D / 8][4], const unsigned (&p)[kKey
   const unsigned b = by_rows<kKeys>(v);
 #pragma unroll
   for (int j = 0; j < kKeys / 16; ++j) wgmma<true>(out, p[j], b + row_step(j * 16), true);
-}
-
-// Values that no row sees become zeros, so that whatever lies there (NaN too) stays out of the products. Each
-// warpgroup writes all of them: the same zeros.
-template <int D>
-__device__ void zero_unseen(const TileSpan<kRows>& span, bf16* v, int key0, int warpgroup) {
-  if (span.all_seen(key0, kKeys)) return;
-  const int key = threadIdx.x % 128;
-  zero_rows<kKeys, D>(v, key / 32 * 32, __ballot_sync(kAllLanes, !span.key_seen(key0 + key)));
-  fence_async();
-  sync_threads(1 + warpgroup, 128);
 }
 
 // Two neighboring channels of a row in a tile as the copy engine lays it out.
@@ -181,8 +170,8 @@ __device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, cons
     const int64_t row = row0 + first + i * 8, pair = row * p.a.heads + head;
     if constexpr (own) {
       const float score = scores[i], top = fmaxf(lse, score);
-      const float others = top > -INFINITY ? exp2_fast((lse - top) * kLog2e) : 0.0f;
-      own_factor[i] = top > -INFINITY ? exp2_fast((score - top) * kLog2e) : 0.0f;
+      const float others = top > -INFINITY ? fast_exp2((lse - top) * kLog2e) : 0.0f;
+      own_factor[i] = top > -INFINITY ? fast_exp2((score - top) * kLog2e) : 0.0f;
       const float total = others + own_factor[i];
       lse = total > 0 ? top + __log2f(total) * kLn2 : -INFINITY;
       factor[i] *= total > 0 ? others / total : 0.0f;
@@ -282,7 +271,7 @@ __device__ void consume(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
         multiply_scores<D>(s, q, m.k[scores_turn.stage]);
         wgmma_commit();
         wait(m.v_full[values_turn.stage], values_turn.parity);
-        zero_unseen<D>(m.span, m.v[values_turn.stage], key, warpgroup);
+        zero_unseen<kKeys, D>(m.span, m.v[values_turn.stage], key, warpgroup);
         pin(rows.out);
         wgmma_fence();
         multiply_values<D>(rows.out, probabilities, m.v[values_turn.stage]);
@@ -306,7 +295,7 @@ __device__ void consume(const Args& p, Memory<D, own>& m, int64_t row0, int q_he
         key = next;
       }
       wait(m.v_full[values_turn.stage], values_turn.parity);
-      zero_unseen<D>(m.span, m.v[values_turn.stage], key, warpgroup);
+      zero_unseen<kKeys, D>(m.span, m.v[values_turn.stage], key, warpgroup);
       pin(rows.out);
       wgmma_fence();
       multiply_values<D>(rows.out, probabilities, m.v[values_turn.stage]);

@@ -222,7 +222,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
       for (int n = 0; n < kRows / 8; ++n) {
         const auto lse = load_pack<2>(rows.lse + n * 8 + lane % 4 * 2);
 #pragma unroll
-        for (int j = 0; j < 4; ++j) s[n][j] = exp2_fast(s[n][j] * scale - lse.item[j % 2] * kLog2e);
+        for (int j = 0; j < 4; ++j) s[n][j] = fast_exp2(s[n][j] * scale - lse.item[j % 2] * kLog2e);
       }
       if (!whole) hide(s, rows, own);
       unsigned probabilities[kRows / 16][4];

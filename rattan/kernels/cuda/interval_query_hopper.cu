@@ -62,16 +62,6 @@ __device__ void multiply_scores(float (&s)[kKeys / 8][4], const bf16* rows, cons
   for (int c = 0; c < D; c += 16) wgmma<false>(s, a + channel_step<kRows>(c), b + channel_step<kKeys>(c), c > 0);
 }
 
-// Keys that no row sees become zeros: whatever lies there (NaN too) stays out of dq.
-template <int D>
-__device__ void zero_unseen(const TileSpan<kRows>& span, bf16* k, int key0, int warpgroup) {
-  if (span.all_seen(key0, kKeys)) return;
-  const int key = threadIdx.x % 64;
-  zero_rows<kKeys, D>(k, key / 32 * 32, __ballot_sync(kAllLanes, !span.key_seen(key0 + key)));
-  fence_async();
-  sync_threads(1 + warpgroup, 128);
-}
-
 // The statistics of the two rows of a thread; rows that see nothing have none.
 struct Statistics {
   float lse[2], delta[2];
@@ -125,7 +115,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
 #pragma unroll
       for (int n = 0; n < kKeys / 8; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) s[n][i] = exp2_fast(s[n][i] * scale - now.lse[i / 2]);
+        for (int i = 0; i < 4; ++i) s[n][i] = fast_exp2(s[n][i] * scale - now.lse[i / 2]);
       }
       wgmma_wait<0>();
       pin(dp);
@@ -150,7 +140,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
       }
       unsigned d_scores[kKeys / 16][4];
       pack(d_scores, s);
-      zero_unseen<D>(m.span, m.k[turn.stage], key0, warpgroup);
+      zero_unseen<kKeys, D>(m.span, m.k[turn.stage], key0, warpgroup);
       pin(dq);
       wgmma_fence();
       const unsigned keys = by_rows<kKeys>(m.k[turn.stage]);

@@ -19,7 +19,7 @@ __global__ void __launch_bounds__(kRowThreads) kernel(IntervalForward<T> a) {
   const auto query = load_channels<T, C>(at(a.q, row, head % a.q_heads), keys.first, dim, a.vector, count > 0);
   float q[C];
 #pragma unroll
-  for (int c = 0; c < C; ++c) q[c] = as_float(query.item[c]) * a.scale * kRowLog2e;
+  for (int c = 0; c < C; ++c) q[c] = as_float(query.item[c]) * a.scale * kLog2e;
   auto state = keys.attend(q);
   sums.put(state);
   const RowTotal total(sums);
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(kRowThreads) kernel(IntervalForward<T> a) {
     at(a.o, row, head)[c] = from_float<T>(total.value(sums, c) * factor);
   }
   if (a.lse && threadIdx.x == 0) {
-    a.lse[pair] = total.sum > 0 ? (total.top + log2f(total.sum)) * kRowLn2 : -INFINITY;
+    a.lse[pair] = total.sum > 0 ? (total.top + log2f(total.sum)) * kLn2 : -INFINITY;
   }
 }
 
@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(kRowThreads) merge_kernel(IntervalForward<T> a
     at(a.o, blockIdx.x, blockIdx.y)[c] = from_float<T>(parts.sum > 0 ? parts.value(c) / parts.sum : 0.0f);
   }
   if (a.lse && threadIdx.x == 0) {
-    a.lse[pair] = parts.sum > 0 ? (parts.top + log2f(parts.sum)) * kRowLn2 : -INFINITY;
+    a.lse[pair] = parts.sum > 0 ? (parts.top + log2f(parts.sum)) * kLn2 : -INFINITY;
   }
 }
 

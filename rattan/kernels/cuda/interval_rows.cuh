@@ -11,7 +11,6 @@ namespace rattan::kernels::cuda {
 
 constexpr int kRowWarps = 4, kRowThreads = kRowWarps * 32;
 constexpr int kRowRound = 4;  // keys of a group of lanes that are loaded together
-inline constexpr float kRowLog2e = 1.4426950408889634f, kRowLn2 = 0.69314718055994531f;
 
 // Parts that a query's keys are cut into, one block each, where queries and heads are too few to fill a device. The
 // mean number of keys a query decides, since the intervals lie on the device.

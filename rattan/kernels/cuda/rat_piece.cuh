@@ -212,13 +212,6 @@ __device__ void clear_beyond(T* rows, int count, const Mine<T>& mine) {
   for (int j = 0; j < count; ++j) words[j * kWide / kChannels<T>] = 0;
 }
 
-constexpr float kLog2e = 1.4426950408889634f;
-
-__device__ inline float fast_exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 __device__ inline float fast_reciprocal(float x) {
   float y;
   asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));

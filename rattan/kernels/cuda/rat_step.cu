@@ -77,7 +77,7 @@ template <class T, class Value, class Own>
 __device__ void finish(const RatForward<T>& a, int64_t n, int head, float top, float sum, float score, Value&& value,
                        Own&& own) {
   const int dim = static_cast<int>(a.shape.dim);
-  const float scaled = score * kRowLog2e, most = fmaxf(top, scaled);
+  const float scaled = score * kLog2e, most = fmaxf(top, scaled);
   const float others = exp2f(top - most), mine = exp2f(scaled - most), total = sum * others + mine;
   const T* z = at(a.proj, n) + RatColumns(a.shape).z + int64_t{head} * dim;
   T* out = at(a.out, n) + int64_t{head} * dim;
@@ -85,7 +85,7 @@ __device__ void finish(const RatForward<T>& a, int64_t n, int head, float top, f
     const float y = (value(c) * others + mine * own(c)) / total;
     out[c] = from_float<T>(sigmoid(as_float(z[c])) * y);
   }
-  if (a.lse && threadIdx.x == 0) a.lse[n * a.shape.heads + head] = (most + log2f(total)) * kRowLn2;
+  if (a.lse && threadIdx.x == 0) a.lse[n * a.shape.heads + head] = (most + log2f(total)) * kLn2;
 }
 
 template <class T, int lanes, int C>
@@ -110,7 +110,7 @@ __global__ void __launch_bounds__(kRowThreads) kernel(Step<T> p) {
   for (int i = 0; i < C; ++i) {
     const int channel = keys.first + i;
     q[i] = channel < dim ? rotated(v.query, channel, a.cos, a.sin, c.position, dim) : 0.0f;
-    q[i] *= rsqrtf(static_cast<float>(dim)) * kRowLog2e;
+    q[i] *= rsqrtf(static_cast<float>(dim)) * kLog2e;
   }
   auto state = keys.attend(q);
   sums.put(state);

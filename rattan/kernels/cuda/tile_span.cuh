@@ -1,6 +1,7 @@
 // Which keys the query rows of a block see, for the Hopper attention kernels.
 #pragma once
 #include "rattan/kernels/cuda/device.cuh"
+#include "rattan/kernels/cuda/hopper.cuh"
 
 namespace rattan::kernels::cuda {
 
@@ -9,9 +10,8 @@ namespace rattan::kernels::cuda {
 template <int R>
 struct TileSpan {
   int begin[R], end[R];
-  int low, high;   // the smallest interval that holds all; empty (high = 0) if no row sees a key
-  int cover;       // begin of a row whose end is `high`: [cover, high) has no gap
-  int blind_rows;  // rows that see nothing
+  int low, high;  // the smallest interval that holds all; empty (high = 0) if no row sees a key
+  int cover;      // begin of a row whose end is `high`: [cover, high) has no gap
 
   // Called by a whole block of at least R threads; ends with a barrier.
   __device__ void load(const int32_t* from, const int32_t* to, int64_t row0, int64_t rows) {
@@ -25,18 +25,14 @@ struct TileSpan {
     }
     __syncthreads();
     if (threadIdx.x < 32) {
-      int least = 0x7fffffff, most = 0, blind = 0;
+      int least = 0x7fffffff, most = 0;
       for (int r = threadIdx.x; r < R; r += 32) {
-        if (begin[r] == end[r]) {
-          ++blind;
-          continue;
-        }
+        if (begin[r] == end[r]) continue;
         least = min(least, begin[r]);
         most = max(most, end[r]);
       }
       least = __reduce_min_sync(kAllLanes, least);
       most = __reduce_max_sync(kAllLanes, most);
-      blind = __reduce_add_sync(kAllLanes, blind);
       int start = most;
       for (int r = threadIdx.x; r < R; r += 32) {
         if (begin[r] < end[r] && end[r] == most) start = min(start, begin[r]);
@@ -46,7 +42,6 @@ struct TileSpan {
         low = least;
         high = most;
         cover = start;
-        blind_rows = blind;
       }
     }
     __syncthreads();
@@ -81,5 +76,16 @@ struct TileSpan {
     return false;
   }
 };
+
+// Rows of a tile of keys or values that no query row sees become zeros, so that whatever lies there (NaN too) stays
+// out of the products. Called by a warpgroup; each writes all of them: the same zeros.
+template <int keys, int D, int R>
+__device__ void zero_unseen(const TileSpan<R>& span, bf16* tile, int key0, int warpgroup) {
+  if (span.all_seen(key0, keys)) return;
+  const int key = threadIdx.x % keys;
+  zero_rows<keys, D>(tile, key / 32 * 32, __ballot_sync(kAllLanes, !span.key_seen(key0 + key)));
+  fence_async();
+  sync_threads(1 + warpgroup, 128);
+}
 
 }  // namespace rattan::kernels::cuda
