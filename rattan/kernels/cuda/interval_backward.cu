@@ -265,8 +265,7 @@ void run(IntervalBackward<T, U>& a, void* stream_pointer) {
              aligned16(a.d_o);
   a.vector_out = a.dim % 2 == 0 && aligned16(a.dq) && aligned16(a.dk) && aligned16(a.dv);
   if constexpr (std::is_same_v<T, bf16>) {
-    if (a.vector && a.vector_out && a.keys > 0 && a.queries > 0 && a.dim <= 128 && a.scale > 0 && a.scratch &&
-        is_hopper()) {
+    if (a.vector && a.vector_out && a.keys > 0 && a.queries > 0 && a.dim <= 128 && a.scale > 0 && is_hopper()) {
       return interval_backward_hopper(a, stream);
     }
   }
