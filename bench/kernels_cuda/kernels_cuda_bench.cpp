@@ -108,8 +108,8 @@ void rows() {
   time_kernel("add + RMSNorm forward", 12.0 * n, 0, [&] {
     cuda::add_rms_norm_forward(AddRmsNormForward<bf16>{kTokens, kModel, 1e-6f, x, a, weight, sum, out, rstd}, nullptr);
   });
-  time_kernel("add + RMSNorm backward", 16.0 * n, 0, [&] {
-    cuda::add_rms_norm_backward(AddRmsNormBackward<bf16>{kTokens, kModel, sum, weight, rstd, c, x, x, out, d_weight},
+  time_kernel("add + RMSNorm backward", 14.0 * n, 0, [&] {
+    cuda::add_rms_norm_backward(AddRmsNormBackward<bf16>{kTokens, kModel, b, weight, rstd, c, x, x, out, d_weight},
                                 scratch, nullptr);
   });
   std::vector<float> cos(static_cast<std::size_t>(kLength * kDim / 2)), sin(cos.size());

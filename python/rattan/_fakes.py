@@ -74,10 +74,10 @@ def add_rms_norm(x: Tensor, branch: Optional, weight: Tensor, eps: float, dtype:
 
 
 @register_fake("rattan::add_rms_norm_backward")
-def add_rms_norm_backward(total: Tensor, weight: Tensor, rstd: Tensor, d_y: Tensor, d_sum_in: Optional,
+def add_rms_norm_backward(y: Tensor, weight: Tensor, rstd: Tensor, d_y: Tensor, d_sum_in: Optional,
                           with_branch: bool):
     d_branch = d_y.new_empty(d_y.shape) if with_branch else None
-    return total.new_empty(total.shape), d_branch, torch.empty_like(weight)
+    return rstd.new_empty(y.shape), d_branch, torch.empty_like(weight)
 
 
 @register_fake("rattan::rope")

@@ -124,7 +124,9 @@ at::Tensor LayerCase::rows(at::ScalarType dtype) const {
 void LayerCase::prepare() {
   at::NoGradGuard no_grad;
   x_ = rows(at::kFloat);
-  if (training() || !adds_itself_) branch_ = rows(compute_);
+  if (!adds_itself_) branch_ = rows(compute_);
+  // What stands for a branch that was added: one element.
+  if (adds_itself_ && training()) branch_ = at::zeros({1}, x_.options().dtype(compute_)).expand_as(x_);
   if (training()) d_sum_ = rows(at::kFloat), d_branch_ = rows(compute_);
   if (mode_ == "prefill") states_ = {empty_state()};
 }
@@ -143,11 +145,12 @@ void LayerCase::train(nn::Call& call) {
   call.mode = nn::Mode::train;
   auto begin = [this] {
     auto in = Before::apply(anchor_, this);
-    return nn::Stream{in[0], in[1]};
+    return adds_itself_ ? nn::Stream{in[0], {}, in[1], true} : nn::Stream{in[0], in[1], {}, true};
   };
   nn::Stream stream = begin();
   block_.forward(stream, call);
-  const at::Tensor end = After::apply(stream.x, stream.pending, this);
+  adds_itself_ = stream.added.defined();
+  const at::Tensor end = After::apply(stream.x, adds_itself_ ? stream.added : stream.pending, this);
   stream = {};
   torch::autograd::backward({end}, {at::ones({})});
   block_.each_param([](const std::string&, nn::Param& p) { p.master().mutable_grad() = at::Tensor(); });
@@ -156,7 +159,7 @@ void LayerCase::train(nn::Call& call) {
 void LayerCase::extend(nn::Call& call) {
   at::NoGradGuard no_grad;
   ops::FewRowsScope few_rows;  // as the generation engine runs its models
-  nn::Stream stream{std::move(x_), std::move(branch_), true};
+  nn::Stream stream{std::move(x_), std::move(branch_), {}, true};
   block_.extend(stream, states_[next_state_++ % states_.size()], call);
   adds_itself_ = !stream.pending.defined();
 }

@@ -1,14 +1,24 @@
 // Residual add and RMSNorm in one pass over the fp32 residual stream (Zhang & Sennrich, arXiv 1910.07467).
 //
 //   s = x + branch (or x);   r = 1/sqrt(mean(s^2) + eps);   y = s r weight
-// Backward, with dy and the gradient d_s_in that reaches s along the residual stream:
-//   a = dy weight;  ds = d_s_in + r a - s r^3 mean(a s);  d_weight = sum_rows dy s r;  d_branch = ds (as T).
+// Backward, with dy and the gradient d_s_in that reaches s along the residual stream, from y alone, which the
+// projection behind the norm keeps anyway (so s may be overwritten, and half as much is read):
+//   ds = d_s_in + r (dy weight - y / weight mean(dy y));   d_weight = sum_rows dy y / weight;   d_branch = ds (as T).
+// So that y can always be divided by its weight, a weight nearer to 0 than 2^-60 counts as 2^-60 (with its sign).
 // x, s and ds are fp32; branch, y and their gradients are T (float or bf16); weight fp32.
 // d_weight sums rows in a fixed order.
 #pragma once
 #include "rattan/kernels/tensor_ref.h"
 
 namespace rattan::kernels {
+
+#ifdef __CUDACC__
+__host__ __device__
+#endif
+inline float norm_weight(float w) {
+  constexpr float least = 0x1p-60f;
+  return w > -least && w < least ? (w < 0 ? -least : least) : w;
+}
 
 template <class T>
 struct AddRmsNormForward {
@@ -25,7 +35,7 @@ struct AddRmsNormForward {
 template <class T>
 struct AddRmsNormBackward {
   int64_t rows = 0, dim = 0;
-  const float* sum = nullptr;  // s as forward made it
+  const T* y = nullptr;  // as forward made it
   const float* weight = nullptr;
   const float* rstd = nullptr;
   const T* d_y = nullptr;

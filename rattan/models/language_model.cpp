@@ -85,11 +85,11 @@ LanguageModel::~LanguageModel() = default;
 
 nn::Stream LanguageModel::embed(const Input& input) const {
   const auto residual = compute == at::kDouble ? at::kDouble : at::kFloat;
-  return {at::embedding((*embedding_)(residual), input.ids), {}};
+  return {at::embedding((*embedding_)(residual), input.ids), {}, {}, true};
 }
 
 at::Tensor LanguageModel::finish(nn::Stream& stream) const {
-  return norm_.add(stream.x, stream.pending, compute).second;
+  return norm_.join(stream, compute);
 }
 
 at::Tensor LanguageModel::forward(const Input& input, nn::Call& call) {

@@ -9,9 +9,9 @@ namespace rattan::nn {
 at::Tensor& Stream::resolve() {
   if (pending.defined()) {
     x = x + pending;
-    pending = at::Tensor();
     owned = true;
   }
+  pending = added = at::Tensor();
   return x;
 }
 
@@ -30,15 +30,22 @@ void Block::add(std::string name, Branch branch) {
 
 at::Tensor Block::input_of(const Branch& branch, Stream& stream) const {
   if (branch.place != Place::pre) return stream.resolve().to(*compute_);
-  auto [x, y] = branch.norm->add(stream.x, stream.pending, *compute_);
-  stream = {x, {}, stream.owned || stream.pending.defined()};
-  return y;
+  return branch.norm->join(stream, *compute_);
+}
+
+Stream* Block::offered(const Branch& branch, Stream& stream, const Call& call) const {
+  const bool plain = branch.place == Place::pre && branch.join->adds() && (branch.dropout == 0 || !call.training());
+  return plain && stream.owned && branch.fn->traits().adds_to_stream ? &stream : nullptr;
 }
 
 void Block::leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index) {
+  if (!y.defined()) return;  // added already
   if (branch.dropout > 0) y = dropout(y, branch.dropout, names_[index], call);
   branch.join->join(stream, std::move(y), call);
-  if (branch.place == Place::post) stream.x = branch.norm->add(stream.resolve(), {}, stream.x.scalar_type()).second;
+  if (branch.place != Place::post) return;
+  stream.resolve();
+  stream.x = branch.norm->join(stream, stream.x.scalar_type());
+  stream.owned = false;  // the norm keeps it
 }
 
 void Block::forward(Stream& stream, Call& call) {
@@ -46,7 +53,11 @@ void Block::forward(Stream& stream, Call& call) {
   for (size_t i = 0; i < branches_.size(); ++i) {
     const Branch& branch = branches_[i];
     call.carry = carry ? &carry->child[names_[i]] : nullptr;
-    leave(branch, stream, branch.fn->forward(input_of(branch, stream), call), call, i);
+    const at::Tensor input = input_of(branch, stream);
+    call.stream = offered(branch, stream, call);
+    at::Tensor y = branch.fn->forward(input, call);
+    call.stream = nullptr;
+    leave(branch, stream, std::move(y), call, i);
   }
   call.carry = carry;
 }
@@ -55,11 +66,10 @@ void Block::extend(Stream& stream, State& state, Call& call) {
   for (size_t i = 0; i < branches_.size(); ++i) {
     const Branch& branch = branches_[i];
     const at::Tensor input = input_of(branch, stream);
-    const bool offered = branch.place == Place::pre && stream.owned && branch.join->adds();
-    call.stream = offered && branch.fn->traits().adds_to_stream ? &stream.x : nullptr;
+    call.stream = offered(branch, stream, call);
     at::Tensor y = branch.fn->extend(input, state.child[names_[i]], call);
     call.stream = nullptr;
-    if (y.defined()) leave(branch, stream, std::move(y), call, i);
+    leave(branch, stream, std::move(y), call, i);
   }
 }
 

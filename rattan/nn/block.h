@@ -6,17 +6,9 @@
 
 #include "rattan/nn/mixer.h"
 #include "rattan/nn/norm.h"
+#include "rattan/nn/stream.h"
 
 namespace rattan::nn {
-
-// The residual stream, in fp32 (float64 for float64), with the last branch not yet added: the next norm adds
-// it in the same pass, or, in extend, the branch may have added itself.
-struct Stream {
-  at::Tensor x;        // [B, T, D]
-  at::Tensor pending;  // [B, T, D] in the computing type, or undefined
-  bool owned = false;  // nobody else holds x, so it may be written
-  at::Tensor& resolve();
-};
 
 // How a branch's output joins the stream. The default, `add`, leaves it pending.
 class Residual : public Module {
@@ -54,6 +46,8 @@ class Block : public Module {
 
  private:
   at::Tensor input_of(const Branch& branch, Stream& stream) const;
+  // The stream, where the branch may add its output to it itself.
+  Stream* offered(const Branch& branch, Stream& stream, const Call& call) const;
   void leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index);
   at::ScalarType* compute_;  // the stack's computing type
   std::vector<Branch> branches_;

@@ -13,6 +13,7 @@
 namespace rattan::nn {
 
 class AttentionCore;
+struct Stream;
 
 enum class Mode : int8_t {
   eval,
@@ -51,9 +52,9 @@ struct Call {
   Choices* choices = nullptr;
   State* carry = nullptr;  // forward: starts there and leaves the final state there, differentiably
 
-  // extend: the fp32 stream, where the mixer may add its output to it in place and return an undefined tensor.
-  // Offered only to mixers whose traits say that they take it; nullptr elsewhere.
-  at::Tensor* stream = nullptr;
+  // The residual stream, where the mixer may add its output to it in place and return an undefined tensor
+  // (Linear::join). Offered only to mixers whose traits say that they take it; nullptr elsewhere.
+  Stream* stream = nullptr;
 
   // Who attends: nullptr is the default core (core.h).
   AttentionCore* core = nullptr;

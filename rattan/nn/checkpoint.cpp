@@ -20,6 +20,7 @@ struct Recompute {
   Choices* choices;  // the caller's or `recorded`; in backward always the latter
   Choices recorded;
   std::vector<std::string> loss_names;
+  bool enters_added, leaves_added = false;  // the second tensor of the stream is `added`, not `pending`
   int slot, step;
   AttentionCore* core;
   const Source* source;
@@ -27,11 +28,11 @@ struct Recompute {
 };
 
 struct Outputs {
-  variable_list tensors;  // x, pending (if any), then sum and count of each loss
+  variable_list tensors;  // x, pending or added (if any), then sum and count of each loss
   std::vector<std::string> loss_names;
 };
 
-Outputs run(const Recompute& r, const at::Tensor& x, const at::Tensor& pending, Mode mode, Rng* rng, Sink& sink) {
+Outputs run(Recompute& r, const at::Tensor& x, const at::Tensor& branch, Mode mode, Rng* rng, Sink& sink) {
   Call call{r.layout};
   call.mode = mode;
   call.slot = r.slot;
@@ -42,11 +43,14 @@ Outputs run(const Recompute& r, const at::Tensor& x, const at::Tensor& pending, 
   call.choices = r.choices;
   call.rng = rng;
   call.sink = &sink;
-  Stream stream{x, pending};
+  Stream stream{x};
+  (r.enters_added ? stream.added : stream.pending) = branch;
   r.block->forward(stream, call);
+  r.leaves_added = stream.added.defined();
   Outputs out;
   out.tensors = {stream.x};
-  if (stream.pending.defined()) out.tensors.push_back(stream.pending);
+  for (const at::Tensor& t : {stream.pending, stream.added})
+    if (t.defined()) out.tensors.push_back(t);
   for (const auto& [name, loss] : sink.losses) {
     out.loss_names.push_back(name);
     out.tensors.push_back(loss.sum);
@@ -66,13 +70,13 @@ class Checkpoint : public torch::autograd::Function<Checkpoint> {
   static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& branch,
                                std::shared_ptr<Recompute> recipe, Rng* rng, Sink* sink) {
     at::NoGradGuard no_grad;
-    const at::Tensor pending = branch.value_or(at::Tensor());
-    Outputs out = run(*recipe, x, pending, Mode::train, rng, *sink);
+    const at::Tensor second = branch.value_or(at::Tensor());
+    Outputs out = run(*recipe, x, second, Mode::train, rng, *sink);
     recipe->recorded = *recipe->choices;
     recipe->choices = &recipe->recorded;
     recipe->recorded.replay(true);
     recipe->loss_names = out.loss_names;
-    ctx->save_for_backward({x, pending});
+    ctx->save_for_backward({x, second});
     ctx->saved_data["recipe"] = at::IValue::make_capsule(c10::make_intrusive<Capsule>(std::move(recipe)));
     return out.tensors;
   }
@@ -103,18 +107,20 @@ void checkpointed_forward(Block& block, Stream& stream, Call& call) {
   using namespace checkpoint_file;
   if (call.carry || call.core_state) fail("activation checkpointing does not go with a state that forward changes");
   auto recipe = std::make_shared<Recompute>(
-      Recompute{&block, call.layout, call.choices, {}, {}, call.slot, call.step, call.core, call.source, call.knobs});
+      Recompute{&block, call.layout, call.choices, {}, {}, stream.added.defined(), false, call.slot, call.step, call.core, call.source, call.knobs});
   if (!recipe->choices) recipe->choices = &recipe->recorded;
   Sink sink;
   if (call.sink) sink.wanted = call.sink->wanted;
   // An undefined tensor cannot be an input of a custom function; an empty optional can.
-  const auto pending = stream.pending.defined() ? std::optional(stream.pending) : std::nullopt;
+  const at::Tensor& second = recipe->enters_added ? stream.added : stream.pending;
+  const auto branch = second.defined() ? std::optional(second) : std::nullopt;
   // Without an input that wants a gradient there would be no backward, and the block's parameters would get none.
-  const bool differentiable = stream.x.requires_grad() || (pending && pending->requires_grad());
+  const bool differentiable = stream.x.requires_grad() || (branch && branch->requires_grad());
   if (!differentiable) stream.x = stream.x.detach().set_requires_grad(true);
-  const variable_list out = Checkpoint::apply(stream.x, pending, recipe, call.rng, &sink);
+  const variable_list out = Checkpoint::apply(stream.x, branch, recipe, call.rng, &sink);
   const size_t tensors = out.size() - 2 * recipe->loss_names.size();
-  stream = {out[0], tensors == 2 ? out[1] : at::Tensor()};
+  stream = {out[0]};
+  if (tensors == 2) (recipe->leaves_added ? stream.added : stream.pending) = out[1];
   if (!call.sink) return;
   for (size_t i = 0; i < recipe->loss_names.size(); ++i)
     call.sink->loss(recipe->loss_names[i], {out[tensors + 2 * i], out[tensors + 2 * i + 1].detach()});

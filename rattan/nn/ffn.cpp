@@ -22,13 +22,11 @@ class Ffn : public Mixer {
   }
 
   at::Tensor forward(const at::Tensor& x, Call& call) override {
-    at::Tensor y = down_(hidden(x));
-    if (call.layout.has_padding()) y = y * call.layout.valid().view({x.size(0), x.size(1), 1}).to(y.scalar_type());
-    return y;
+    if (!call.layout.has_padding()) return down_.join(hidden(x), x, call);
+    const at::Tensor y = down_(hidden(x));
+    return y * call.layout.valid().view({x.size(0), x.size(1), 1}).to(y.scalar_type());
   }
-  at::Tensor extend(const at::Tensor& x, State&, Call& call) override {
-    return call.layout.has_padding() ? forward(x, call) : down_.join(hidden(x), x, call);
-  }
+  at::Tensor extend(const at::Tensor& x, State&, Call& call) override { return forward(x, call); }
   Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
   double flops_per_token(int64_t) const override {
     return up_.flops() + down_.flops() + (gate_ ? gate_->flops() : 0.0);

@@ -1,6 +1,7 @@
 #include "rattan/nn/linear.h"
 
 #include "rattan/base/error.h"
+#include "rattan/nn/stream.h"
 #include "rattan/ops/ops.h"
 
 namespace rattan::nn {
@@ -16,8 +17,13 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
 
 at::Tensor Linear::join(const at::Tensor& x, const at::Tensor& like, Call& call) const {
   // No product in fp8 adds to what is there: its output stays pending.
-  const bool adds = call.stream && fp8_ == ops::Fp8::off;
-  if (adds && ops::add_linear_(*call.stream, x, weight_(x.scalar_type()))) return {};
+  if (call.stream && fp8_ == ops::Fp8::off) {
+    if (auto added = ops::add_linear_(call.stream->x, x, weight_(x.scalar_type()))) {
+      call.stream->x = added->sum;
+      if (call.training()) call.stream->added = added->branch;
+      return {};
+    }
+  }
   return (*this)(x).view_as(like);
 }
 

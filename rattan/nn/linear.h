@@ -10,7 +10,7 @@ class Linear : public Module {
  public:
   Linear(int64_t in, int64_t out, double init_std);
   at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., out] in x's type
-  // The last map of a mixer's extend: [..., in] -> the shape of `like`, or undefined where it was added to the
+  // The last map of a mixer: [..., in] -> the shape of `like`, or undefined where it was added to the
   // stream that the call offers.
   at::Tensor join(const at::Tensor& x, const at::Tensor& like, Call& call) const;
   const Param& weight() const { return weight_; }

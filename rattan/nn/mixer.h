@@ -30,7 +30,7 @@ struct Traits {
   bool batch_coupled = false;  // rows of a batch influence each other
   bool needs_source = false;
   bool takes_steps = false;     // extend takes layouts without segments (Layout::step)
-  bool adds_to_stream = false;  // extend may take call.stream; one that hands its call on to others must not say so
+  bool adds_to_stream = false;  // takes call.stream; one that hands its call on to others must not say so
 };
 
 // h_t = exp(log_lambda_t) h_{t-1} + b_t v_t,  y_t = c_t h_t + d_t x_t, with the output map apart.
@@ -41,11 +41,11 @@ struct LinearSystem {
 class Mixer : public Module {
  public:
   // Whole sequences, for training: from an empty state, or from call.carry, where the final state is then left
-  // (differentiably). Any T. Output 0 on padding.
+  // (differentiably). Any T. Output 0 on padding. Undefined where the output was added to call.stream.
   virtual at::Tensor forward(const at::Tensor& x, Call& call) = 0;
   // One or more further tokens on a state, which is updated in place; segments name the state rows and the
   // positions they continue at. Never differentiable. Prefill, chunked prefill and decoding are this call.
-  // Undefined where the output was added to call.stream.
+  // Undefined as in forward.
   virtual at::Tensor extend(const at::Tensor& x, State& state, Call& call) = 0;
   virtual StateSpec state_spec() const { return {}; }
   virtual Traits traits() const { return {}; }

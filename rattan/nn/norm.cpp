@@ -9,14 +9,19 @@ namespace rattan::nn {
 
 RmsNorm::RmsNorm(int64_t dim, double eps) : weight_(param("weight", {dim}, Init::constant(1))), eps_(eps) {}
 
-std::pair<at::Tensor, at::Tensor> RmsNorm::add(const at::Tensor& x, const at::Tensor& branch,
-                                               at::ScalarType dtype) const {
+at::Tensor RmsNorm::join(Stream& stream, at::ScalarType dtype) const {
   if (dtype == at::kDouble) {
-    at::Tensor s = branch.defined() ? x + branch : x;
-    return {s, s * at::rsqrt(s.pow(2).mean(-1, true) + eps_) * weight_(at::kDouble)};
+    const at::Tensor& x = stream.resolve();
+    return x * at::rsqrt(x.pow(2).mean(-1, true) + eps_) * weight_(at::kDouble);
   }
-  auto [s, y] = ops::add_rms_norm(x, branch, weight_(at::kFloat), eps_, dtype);
-  return {s, y};
+  if (stream.added.defined()) {
+    auto [x, y] = ops::rms_norm_after(stream.x, stream.added, weight_(at::kFloat), eps_);
+    stream = {x, {}, {}, stream.owned};
+    return y;
+  }
+  auto [x, y] = ops::add_rms_norm(stream.x, stream.pending, weight_(at::kFloat), eps_, dtype);
+  stream = {x, {}, {}, stream.owned || stream.pending.defined()};
+  return y;
 }
 
 }  // namespace rattan::nn

@@ -2,14 +2,15 @@
 // branch that is still pending.
 #pragma once
 #include "rattan/nn/module.h"
+#include "rattan/nn/stream.h"
 
 namespace rattan::nn {
 
 class RmsNorm : public Module {
  public:
   RmsNorm(int64_t dim, double eps);
-  // s = x + branch (branch may be undefined); returns {s, norm(s) in `dtype`}. x: fp32 (or float64).
-  std::pair<at::Tensor, at::Tensor> add(const at::Tensor& x, const at::Tensor& branch, at::ScalarType dtype) const;
+  // Adds what is pending to the stream and returns its norm in `dtype`.
+  at::Tensor join(Stream& stream, at::ScalarType dtype) const;
 
  private:
   Param& weight_;

@@ -1,5 +1,4 @@
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
@@ -114,17 +113,6 @@ void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b) {
   } else {
     linear_file::own_product(c, a, b);
   }
-}
-
-bool add_linear_(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight) {
-  const bool types =
-      sum.scalar_type() == at::kFloat && x.scalar_type() == at::kBFloat16 && weight.scalar_type() == at::kBFloat16;
-  if (!sum.is_cuda() || !types || !sum.is_contiguous() || at::GradMode::is_enabled()) return false;
-  const at::Tensor rows = x.reshape({-1, x.size(-1)});
-  if (rows.size(0) < add_linear_least_rows || sum.numel() != rows.size(0) * weight.size(0)) return false;
-  at::Tensor out = sum.view({rows.size(0), weight.size(0)});
-  at::addmm_out(out, out, rows, weight.t(), at::kFloat);
-  return true;
 }
 
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight) {

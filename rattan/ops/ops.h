@@ -46,16 +46,26 @@ std::tuple<at::Tensor, at::Tensor> gated_scan(const at::Tensor& x, const at::Ten
 std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::Tensor& branch, const at::Tensor& weight,
                                                 double eps, at::ScalarType dtype);
 
+// The same for an x that a branch was added to already, where `added` stands for the branch (AddedBranch): x itself,
+// passed on, and y in added's type. The gradient of x goes to x in fp32 and, rounded, to `added`.
+std::tuple<at::Tensor, at::Tensor> rms_norm_after(const at::Tensor& x, const at::Tensor& added,
+                                                  const at::Tensor& weight, double eps);
+
 // x weight^T, [..., in] and [out, in] -> [..., out], like at::linear; no operator, it has no schema. Which kernel
 // multiplies: product_choice.h. Differentiable.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
 // a b of matrices, like at::mm, by the same choice.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b);
 void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b);  // c = a b, written in place
-// sum += x weight^T in place, for sum fp32 [..., out] and x [..., in], weight [out, in] in bf16: the product is not
-// rounded before it is added. False, and nothing is done, where that does not pay (product_choice.h) or gradients are
-// recorded.
-bool add_linear_(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight);
+// sum + x weight^T, written over `sum`, for sum fp32 [..., out] and x [..., in], weight [out, in] in bf16: the product is
+// not rounded before it is added. `branch` stands for the product: it holds nothing, and the gradient that
+// rms_norm_after gives it, already rounded, is the product's. Nothing, and nothing is done, where that does not pay
+// (product_choice.h). Differentiable.
+struct AddedBranch {
+  at::Tensor sum;     // fp32 [..., out]
+  at::Tensor branch;  // bf16 [..., out]; its elements are never read
+};
+std::optional<AddedBranch> add_linear_(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight);
 // While one lives on a thread, its `linear` of few rows on a processor, where nothing is differentiated, takes a
 // kernel of its own. Decoding asks for it; training must not, since recomputed activations have to be equal bit
 // for bit with and without a gradient graph.

@@ -37,44 +37,72 @@ std::tuple<Tensor, Tensor, Tensor> forward(const Tensor& x_in, const OptionalTen
   return {branch.defined() ? sum : at::empty({0}, x.options()), y, rstd};
 }
 
-std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& sum, const Tensor& weight, const Tensor& rstd,
+std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& y_in, const Tensor& weight, const Tensor& rstd,
                                             const Tensor& d_y_in, const OptionalTensor& d_sum_in, bool with_branch) {
-  const Tensor d_y = d_y_in.contiguous(), s = sum.contiguous();
+  const Tensor d_y = d_y_in.contiguous(), y = y_in.contiguous();
+  require(y.scalar_type() == d_y.scalar_type() && y.sizes() == d_y.sizes(),
+          "rattan::add_rms_norm_backward: d_y must have the shape and the type of y");
   const Tensor d_in = d_sum_in ? d_sum_in->contiguous() : Tensor();
-  Tensor d_sum = at::empty_like(s), d_weight = at::empty_like(weight);
+  Tensor d_sum = at::empty(y.sizes(), rstd.options()), d_weight = at::empty_like(weight);
   Tensor d_branch = with_branch ? at::empty_like(d_y) : Tensor();
   with_type("add_rms_norm", d_y.scalar_type(), [&]<class T>() {
     kernels::AddRmsNormBackward<T> a;
-    a.rows = rstd.numel(), a.dim = s.size(-1);
-    a.sum = pointer<const float>(s), a.weight = pointer<const float>(weight), a.rstd = pointer<const float>(rstd);
+    a.rows = rstd.numel(), a.dim = y.size(-1);
+    a.y = pointer<const T>(y), a.weight = pointer<const float>(weight), a.rstd = pointer<const float>(rstd);
     a.d_y = pointer<const T>(d_y), a.d_sum_in = pointer<const float>(d_in);
     a.d_sum = pointer<float>(d_sum), a.d_branch = pointer<T>(d_branch), a.d_weight = pointer<float>(d_weight);
-    RATTAN_LAUNCH_SCRATCH("add_rms_norm", s, add_rms_norm_backward, add_rms_norm_backward_scratch_bytes(a.rows, a.dim),
+    RATTAN_LAUNCH_SCRATCH("add_rms_norm", y, add_rms_norm_backward, add_rms_norm_backward_scratch_bytes(a.rows, a.dim),
                           a);
   });
   return {d_sum, d_branch, d_weight};
+}
+
+std::tuple<Tensor, Tensor, Tensor> call_forward(const Tensor& x, const OptionalTensor& branch, const Tensor& weight,
+                                                double eps, at::ScalarType dtype) {
+  at::AutoDispatchBelowADInplaceOrView below;
+  static auto op = handle<decltype(rms_norm_file::forward)>("rattan::add_rms_norm");
+  return op.call(x, branch, weight, eps, dtype);
+}
+
+std::tuple<Tensor, Tensor, Tensor> call_backward(AutogradContext* ctx, const variable_list& grads, bool with_branch) {
+  const auto s = ctx->get_saved_variables();
+  static auto op = handle<decltype(rms_norm_file::backward)>("rattan::add_rms_norm_backward");
+  return op.call(s[0], s[1], s[2], grads[1], optional(grads[0]), with_branch);
 }
 
 class AddRmsNorm : public torch::autograd::Function<AddRmsNorm> {
  public:
   static variable_list forward(AutogradContext* ctx, const Tensor& x, const OptionalTensor& branch,
                                const Tensor& weight, double eps, at::ScalarType dtype) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    static auto op = handle<decltype(rms_norm_file::forward)>("rattan::add_rms_norm");
-    auto [sum, y, rstd] = op.call(x, branch, weight, eps, dtype);
-    ctx->save_for_backward({branch ? sum : x, weight, rstd});
+    auto [sum, y, rstd] = call_forward(x, branch, weight, eps, dtype);
+    ctx->save_for_backward({y, weight, rstd});
     ctx->saved_data["branch"] = branch.has_value();
     ctx->mark_non_differentiable({rstd});
     ctx->set_materialize_grads(false);
     return {sum, y, rstd};
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    auto s = ctx->get_saved_variables();
     const bool with_branch = ctx->saved_data["branch"].toBool();
-    if (!grads[1].defined()) return {grads[0], grads[0].defined() && with_branch ? grads[0] : Tensor(), {}, {}, {}};
-    static auto op = handle<decltype(rms_norm_file::backward)>("rattan::add_rms_norm_backward");
-    auto [d_sum, d_branch, d_weight] =
-        op.call(s[0], s[1], s[2], grads[1], with_branch ? optional(grads[0]) : OptionalTensor(), with_branch);
+    if (!with_branch) grads[0] = Tensor();  // the sum is no result then
+    if (!grads[1].defined()) return {grads[0], grads[0], {}, {}, {}};
+    auto [d_sum, d_branch, d_weight] = call_backward(ctx, grads, with_branch);
+    return {d_sum, d_branch, d_weight, {}, {}};
+  }
+};
+
+// The norm of x that passes x on, and sends what comes back along x, rounded, to where a branch was added to it.
+class RmsNormAfter : public torch::autograd::Function<RmsNormAfter> {
+ public:
+  static variable_list forward(AutogradContext* ctx, const Tensor& x, const Tensor& /*added*/, const Tensor& weight,
+                               double eps, at::ScalarType dtype) {
+    auto [sum, y, rstd] = call_forward(x, {}, weight, eps, dtype);
+    ctx->save_for_backward({y, weight, rstd});
+    ctx->set_materialize_grads(false);
+    return {x.detach(), y};
+  }
+  static variable_list backward(AutogradContext* ctx, variable_list grads) {
+    if (!grads[1].defined()) return {grads[0], grads[0], {}, {}, {}};
+    auto [d_sum, d_branch, d_weight] = call_backward(ctx, grads, true);
     return {d_sum, d_branch, d_weight, {}, {}};
   }
 };
@@ -95,7 +123,7 @@ TORCH_LIBRARY_FRAGMENT(rattan, m) {
       "add_rms_norm(Tensor x, Tensor? branch, Tensor weight, float eps, ScalarType dtype) -> "
       "(Tensor sum, Tensor y, Tensor rstd)");
   m.def(
-      "add_rms_norm_backward(Tensor sum, Tensor weight, Tensor rstd, Tensor d_y, Tensor? d_sum_in, bool with_branch) "
+      "add_rms_norm_backward(Tensor y, Tensor weight, Tensor rstd, Tensor d_y, Tensor? d_sum_in, bool with_branch) "
       "-> (Tensor d_sum, Tensor d_branch, Tensor d_weight)");
 }
 RATTAN_REGISTER(kernels_of)
@@ -108,6 +136,12 @@ std::tuple<at::Tensor, at::Tensor> add_rms_norm(const at::Tensor& x, const at::T
   static auto op = handle<decltype(rms_norm_file::forward)>("rattan::add_rms_norm");
   auto [sum, y, rstd] = op.call(x, optional(branch), weight, eps, dtype);
   return {branch.defined() ? sum : x, y};
+}
+
+std::tuple<at::Tensor, at::Tensor> rms_norm_after(const at::Tensor& x, const at::Tensor& added,
+                                                  const at::Tensor& weight, double eps) {
+  auto out = rms_norm_file::RmsNormAfter::apply(x, added, weight, eps, added.scalar_type());
+  return {out[0], out[1]};
 }
 
 }  // namespace rattan::ops

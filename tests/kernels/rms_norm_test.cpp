@@ -63,16 +63,16 @@ struct Backward {
 };
 
 template <class T>
-Backward<T> backward(const Case<T>& c, const std::vector<float>& rstd, bool through, bool with_branch) {
+Backward<T> backward(const Case<T>& c, const Forward<T>& f, bool through, bool with_branch) {
   std::size_t size = static_cast<std::size_t>(c.rows * c.dim);
   Backward<T> out{std::vector<float>(size, NAN), std::vector<T>(size, from_double<T>(NAN)),
                   std::vector<float>(static_cast<std::size_t>(c.dim), NAN)};
   AddRmsNormBackward<T> a;
   a.rows = c.rows;
   a.dim = c.dim;
-  a.sum = c.x.data();
+  a.y = f.y.data();
   a.weight = c.weight.data();
-  a.rstd = rstd.data();
+  a.rstd = f.rstd.data();
   a.d_y = c.d_y.data();
   a.d_sum_in = through ? c.d_sum_in.data() : nullptr;
   a.d_sum = out.d_sum.data();
@@ -125,18 +125,18 @@ TYPED_TEST(RmsNorm, BackwardIsItsGradient) {
     for (auto [rows, dim] : shapes()) {
       SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << rows << " x " << dim);
       Case<TypeParam> c(seed++, rows, dim);
-      auto rstd = ref::add_rms_norm_forward(to_doubles(c.x), {}, to_doubles(c.weight), eps).rstd;
+      const auto f = forward(c, false, false);
       for (bool through : {false, true}) {
         auto d_sum_in = through ? to_doubles(c.d_sum_in) : std::vector<double>{};
         auto expected =
-            ref::add_rms_norm_backward(to_doubles(c.x), to_doubles(c.weight), eps, to_doubles(c.d_y), d_sum_in);
-        auto out = backward(c, from_doubles<float>(rstd), through, true);
+            ref::add_rms_norm_backward(to_doubles(f.y), to_doubles(c.weight), to_doubles(f.rstd), to_doubles(c.d_y), d_sum_in);
+        auto out = backward(c, f, through, true);
         // A single element cancels to almost nothing (its gradient is eps-small): measured against dy then.
         double scale = dim == 1 && !through ? rms(to_doubles(c.d_y)) / rms(expected.d_sum) : 1;
         EXPECT_LE(relative_rms_error(to_doubles(out.d_sum), expected.d_sum), float_bound * std::max(scale, 1.0));
         EXPECT_LE(relative_rms_error(to_doubles(out.d_weight), expected.d_weight), sum_bound);
         EXPECT_TRUE(same_bits(out.d_branch, from_doubles<TypeParam>(to_doubles(out.d_sum)))) << "d_branch is ds as T";
-        auto without = backward(c, from_doubles<float>(rstd), through, false);
+        auto without = backward(c, f, through, false);
         EXPECT_TRUE(same_bits(without.d_sum, out.d_sum)) << "d_branch is optional";
       }
     }
@@ -147,15 +147,15 @@ TYPED_TEST(RmsNorm, BackwardIsItsGradient) {
 TYPED_TEST(RmsNorm, BackwardInPlace) {
   for_each_isa([] {
     Case<TypeParam> c(41, 70, 50);
-    auto rstd = forward(c, false, false).rstd;
-    auto expected = backward(c, rstd, true, true);
+    const auto f = forward(c, false, false);
+    auto expected = backward(c, f, true, true);
     std::vector<float> d_sum = c.d_sum_in, d_weight(50);
     AddRmsNormBackward<TypeParam> a;
     a.rows = c.rows;
     a.dim = c.dim;
-    a.sum = c.x.data();
+    a.y = f.y.data();
     a.weight = c.weight.data();
-    a.rstd = rstd.data();
+    a.rstd = f.rstd.data();
     a.d_y = c.d_y.data();
     a.d_sum_in = d_sum.data();
     a.d_sum = d_sum.data();
@@ -170,9 +170,9 @@ TYPED_TEST(RmsNorm, ThreadsDoNotChangeABit) {
   for_each_isa([] {
     for (auto [rows, dim] : shapes()) {
       Case<TypeParam> c(42, rows, dim);
-      auto rstd = forward(c, false, false).rstd;
+      const auto f = forward(c, false, false);
       expect_same_for_any_thread_count([&] { return forward(c, true, true); });
-      expect_same_for_any_thread_count([&] { return backward(c, rstd, true, true); });
+      expect_same_for_any_thread_count([&] { return backward(c, f, true, true); });
     }
   });
 }
@@ -180,8 +180,23 @@ TYPED_TEST(RmsNorm, ThreadsDoNotChangeABit) {
 TYPED_TEST(RmsNorm, NoRowsGiveAWeightGradientOfZero) {
   for_each_isa([] {
     Case<TypeParam> c(43, 0, 10);
-    forward(c, true, true);
-    for (float x : backward(c, {}, true, true).d_weight) EXPECT_EQ(x, 0.0f);
+    for (float x : backward(c, forward(c, false, false), true, true).d_weight) EXPECT_EQ(x, 0.0f);
+  });
+}
+
+// A weight of 0 lets nothing through that counts, and its own gradient is what it would be if it were not 0.
+TYPED_TEST(RmsNorm, AWeightOfZeroStillLearns) {
+  for_each_isa([] {
+    Case<TypeParam> c(45, 40, 24);
+    c.weight[3] = 1;
+    const auto usual = forward(c, false, false);
+    const auto expected = backward(c, usual, false, false);
+    c.weight[3] = 0;
+    const auto closed = forward(c, false, false);
+    for (int64_t row = 0; row < c.rows; ++row)
+      EXPECT_LT(std::abs(to_doubles(closed.y)[static_cast<std::size_t>(row * c.dim + 3)]), 1e-16);
+    EXPECT_NEAR(backward(c, closed, false, false).d_weight[3], expected.d_weight[3],
+                1e-5 * std::abs(expected.d_weight[3]));
   });
 }
 
@@ -197,7 +212,8 @@ TEST(RmsNormReference, GradientsAreThoseOfTheForwardPass) {
     for (std::size_t i = 0; i < x.size(); ++i) sum += out.y[i] * d_y[i] + out.sum[i] * through[i];
     return sum;
   };
-  auto gradients = ref::add_rms_norm_backward(x, weight, eps, d_y, through);
+  const auto f = ref::add_rms_norm_forward(x, {}, weight, eps);
+  auto gradients = ref::add_rms_norm_backward(f.y, weight, f.rstd, d_y, through);
   auto check = [&](std::vector<double>& values, const std::vector<double>& gradient) {
     for (std::size_t i = 0; i < values.size(); ++i) {
       double kept = values[i], step = 1e-5;

@@ -81,12 +81,13 @@ TYPED_TEST(RowCuda, AddRmsNormIsTheFormula) {
         EXPECT_LE(relative_rms_error(sum.pull(), expected.sum), fp32_bound);
       }
       AddRmsNormBackward<T> b;
-      b.rows = rows, b.dim = dim, b.sum = with_branch ? sum.data() : x.data(), b.weight = weight.data();
+      b.rows = rows, b.dim = dim, b.y = y.data(), b.weight = weight.data();
       b.rstd = rstd.data(), b.d_y = d_y.data(), b.d_sum_in = with_branch ? d_sum_in.data() : nullptr;
       b.d_sum = d_sum.data(), b.d_branch = with_branch ? d_branch.data() : nullptr, b.d_weight = d_weight.data();
       DeviceMemory scratch(cuda::add_rms_norm_backward_scratch_bytes(rows, dim));
       cuda::add_rms_norm_backward(b, scratch.data(), nullptr);
-      const auto gradients = ref::add_rms_norm_backward(expected.sum, weight.host().values(), eps, d_y.host(),
+      const auto gradients = ref::add_rms_norm_backward(y.pull(), weight.host().values(), rstd.pull().values(),
+                                                        d_y.host(),
                                                         with_branch ? d_sum_in.host() : std::vector<double>{});
       // A row of one element has no gradient but rounding errors through its own norm.
       if (dim > 1) {
@@ -186,10 +187,12 @@ TEST(RowCudaLarge, OffsetsBeyond31Bits) {
     y.expect_last_is_first("y");
     sum.expect_last_is_first("sum");
     DeviceMemory scratch(cuda::add_rms_norm_backward_scratch_bytes(kRows * kTimes, kDim));
-    cuda::add_rms_norm_backward(AddRmsNormBackward<bf16>{kRows * kTimes, kDim, sum.data(), weight.data(), rstd.data(),
-                                                         branch.data(), x.data(), x.data(), y.data(), d_weight.data()},
-                                scratch.data(), nullptr);
-    y.expect_last_is_first("d_branch");
+    Repeated<bf16> d_branch(kBlock, kTimes);
+    cuda::add_rms_norm_backward(
+        AddRmsNormBackward<bf16>{kRows * kTimes, kDim, y.data(), weight.data(), rstd.data(), branch.data(), x.data(),
+                                 x.data(), d_branch.data(), d_weight.data()},
+        scratch.data(), nullptr);
+    d_branch.expect_last_is_first("d_branch");
     x.expect_last_is_first("d_sum, in place of d_sum_in");
   }
   Repeated<bf16> logits(rng, kBlock, kTimes);

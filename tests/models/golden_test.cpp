@@ -183,8 +183,9 @@ TEST_P(GoldenLayer, OutputAndGradients) {
   const nn::Layout layout = nn::Layout::uniform(2, 64);
   nn::Call call{layout};
   call.mode = nn::Mode::train;
-  auto [stream, normed] = norm.add(x, {}, dtype);
-  const at::Tensor y = stream + mixer->forward(normed, call);
+  nn::Stream stream{x};
+  const at::Tensor normed = norm.join(stream, dtype);
+  const at::Tensor y = stream.x + mixer->forward(normed, call);
   EXPECT_LE(worst(y.detach(), values.at("y")), exact ? 1e-12 : 2e-5);
   torch::autograd::backward({y}, {values.at("dy").to(dtype)});
   EXPECT_LE(worst(x.grad(), values.at("dx")), exact ? 1e-11 : 2e-4);

@@ -1,5 +1,5 @@
 // A block of pre-norm branches runs the same in one forward and in extend, whether a branch adds itself to the stream
-// or stays pending; and extend leaves a stream alone that is not its own.
+// or stays pending, and so do its gradients; a stream that is not the block's own is left alone.
 #include "rattan/nn/block.h"
 
 #include <ATen/Context.h>
@@ -7,6 +7,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/randn.h>
 #include <gtest/gtest.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include "rattan/base/config.h"
 #include "rattan/nn/ffn.h"
@@ -47,23 +48,76 @@ TEST_P(BlockExtends, LikeForward) {
   const at::Tensor before = x.clone();
   const Layout plain = Layout::uniform(rows, tokens, device), stateful = Layout::uniform(rows, tokens, device, true);
   Call forward{plain};
-  Stream whole{x, {}};
+  Stream whole{x};
   built.block.forward(whole, forward);
   // bf16 rounds each of four branches, of size one, to 2^-9; what adds itself is not rounded at all.
   const double allowed = type == at::kBFloat16 ? 0.1 : 1e-4;
   for (bool owned : {false, true}) {
     State state = make_state(built.block.state_spec(), rows, tokens, type, device);
     Call call{stateful};
-    Stream stream{owned ? x.clone() : x, {}, owned};
+    Stream stream{owned ? x.clone() : x, {}, {}, owned};
     const at::Tensor given = stream.x;
     built.block.extend(stream, state, call);
     EXPECT_EQ(call.stream, nullptr);
     const bool adds_itself = device.is_cuda() && type == at::kBFloat16;
     EXPECT_EQ(stream.pending.defined(), !adds_itself);
-    EXPECT_EQ(owned && adds_itself, given.is_same(stream.x)) << "an owned stream is added to in place";
+    EXPECT_EQ(owned && adds_itself, given.data_ptr() == stream.x.data_ptr()) << "an owned stream is added to in place";
     Stream expected = whole;
     EXPECT_LE((stream.resolve() - expected.resolve()).abs().max().item<double>(), allowed) << "owned " << owned;
     EXPECT_TRUE(x.equal(before)) << "a stream that is not owned was written";
+  }
+}
+
+struct Gradients {
+  at::Tensor y, d_x;
+  std::vector<at::Tensor> parameters;
+};
+
+// Of `block` applied twice, with the stream given away or kept.
+Gradients gradients_of(Built& built, const at::Tensor& x, const at::Tensor& d_y, bool owned) {
+  const Layout layout = Layout::uniform(rows, tokens, x.device());
+  Call call{layout};
+  call.mode = Mode::train;
+  const at::Tensor leaf = x.clone().set_requires_grad(true);
+  Stream stream{leaf * 1, {}, {}, owned};
+  for (int pass = 0; pass < 2; ++pass) built.block.forward(stream, call);
+  const bool adds_itself = x.is_cuda() && built.compute == at::kBFloat16;
+  EXPECT_EQ(stream.added.defined(), adds_itself);
+  Gradients out;
+  RmsNorm last(d_model, 1e-6);
+  last.initialize(4, at::kFloat, x.device());
+  out.y = last.join(stream, built.compute);
+  torch::autograd::backward({out.y}, {d_y});
+  out.d_x = leaf.grad();
+  built.block.each_param([&](const std::string&, Param& p) {
+    out.parameters.push_back(p.master().grad());
+    p.master().mutable_grad() = at::Tensor();
+  });
+  return out;
+}
+
+// The first branch of a kept stream stays pending, all others add themselves where that is possible.
+TEST_P(BlockExtends, GradientsOfBranchesThatAddThemselves) {
+  const auto [device, type] = GetParam();
+  if (device.is_cuda() && !at::hasCUDA()) GTEST_SKIP() << "no GPU";
+  Built built(type, device), precise(at::kFloat, device);
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  const at::Tensor x = at::randn({rows, tokens, d_model}, options), d_y = at::randn({rows, tokens, d_model}, options);
+  const at::Tensor before = x.clone();
+  const Gradients expected = gradients_of(precise, x, d_y, false);
+  // fp32: the same operations. bf16: eight branches forward and backward, each rounded to 2^-9 at several places.
+  const double allowed = type == at::kBFloat16 ? 0.04 : 1e-5;
+  auto error = [](const at::Tensor& a, const at::Tensor& b) {
+    return ((a.to(at::kDouble) - b.to(at::kDouble)).norm() / b.to(at::kDouble).norm()).item<double>();
+  };
+  for (bool owned : {false, true}) {
+    SCOPED_TRACE(owned ? "owned" : "kept");
+    const Gradients got = gradients_of(built, x, d_y.to(type), owned);
+    EXPECT_LE(error(got.y, expected.y), allowed);
+    EXPECT_LE(error(got.d_x, expected.d_x), allowed);
+    for (std::size_t i = 0; i < expected.parameters.size(); ++i)
+      EXPECT_LE(error(got.parameters[i], expected.parameters[i]), allowed) << i;
+    EXPECT_TRUE(x.equal(before));
   }
 }
 

@@ -108,7 +108,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32 / K) forward_packs_kernel(AddRm
     weight.load(a.weight + column(k));
     Eight<T> y;
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) y.set(i, s[k][i] * r * weight[i]);
+    for (int i = 0; i < kPack; ++i) y.set(i, s[k][i] * r * norm_weight(weight[i]));
     y.store(a.y + offset + column(k));
   }
 }
@@ -117,23 +117,29 @@ template <class T, int K>
 __global__ void __launch_bounds__(kMaxWarps * 32 / K) backward_packs_kernel(AddRmsNormBackward<T> a, float* partial) {
   __shared__ float shared[2][kMaxWarps];
   const int64_t first = a.rows * blockIdx.x / gridDim.x, last = a.rows * (blockIdx.x + 1) / gridDim.x;
-  Eight<float> weight[K], d_weight[K];
+  Eight<float> weight[K], inverse[K], products[K];  // products: sum of dy y over rows
 #pragma unroll
   for (int k = 0; k < K; ++k) {
-    weight[k] = d_weight[k] = zeros<float>();
-    if (column(k) < a.dim) weight[k].load(a.weight + column(k));
+    weight[k] = inverse[k] = products[k] = zeros<float>();
+    if (column(k) >= a.dim) continue;
+    weight[k].load(a.weight + column(k));
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) {
+      weight[k].set(i, norm_weight(weight[k][i]));
+      inverse[k].set(i, 1.0f / weight[k][i]);
+    }
   }
   for (int64_t row = first; row < last; ++row) {
     const int64_t offset = row * a.dim;
     const float rstd = a.rstd[row];
-    Eight<float> s[K], in[K];
-    Eight<T> dy[K];
+    Eight<float> in[K];
+    Eight<T> y[K], dy[K];
 #pragma unroll
     for (int k = 0; k < K; ++k) {
-      s[k] = in[k] = zeros<float>(), dy[k] = zeros<T>();
+      in[k] = zeros<float>(), y[k] = dy[k] = zeros<T>();
       if (column(k) >= a.dim) continue;
       dy[k].load(a.d_y + offset + column(k));
-      s[k].load(a.sum + offset + column(k));
+      y[k].load(a.y + offset + column(k));
       if (a.d_sum_in) in[k].load(a.d_sum_in + offset + column(k));
     }
     float dot = 0;
@@ -141,12 +147,12 @@ __global__ void __launch_bounds__(kMaxWarps * 32 / K) backward_packs_kernel(AddR
     for (int k = 0; k < K; ++k) {
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
-        const float product = dy[k][i] * s[k][i];
-        dot += product * weight[k][i];
-        d_weight[k].set(i, d_weight[k][i] + product * rstd);
+        const float product = dy[k][i] * y[k][i];
+        dot += product;
+        products[k].set(i, products[k][i] + product);
       }
     }
-    const float factor = row_sum(dot, shared[row % 2]) / static_cast<float>(a.dim) * rstd * rstd * rstd;
+    const float mean = row_sum(dot, shared[row % 2]) / static_cast<float>(a.dim);
 #pragma unroll
     for (int k = 0; k < K; ++k) {
       if (column(k) >= a.dim) continue;
@@ -154,7 +160,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32 / K) backward_packs_kernel(AddR
       Eight<T> d_branch;
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
-        ds.set(i, rstd * dy[k][i] * weight[k][i] - s[k][i] * factor + in[k][i]);
+        ds.set(i, in[k][i] + rstd * (dy[k][i] * weight[k][i] - y[k][i] * inverse[k][i] * mean));
         d_branch.set(i, ds[i]);
       }
       ds.store(a.d_sum + offset + column(k));
@@ -162,8 +168,12 @@ __global__ void __launch_bounds__(kMaxWarps * 32 / K) backward_packs_kernel(AddR
     }
   }
 #pragma unroll
-  for (int k = 0; k < K; ++k)
-    if (column(k) < a.dim) d_weight[k].store(partial + int64_t{blockIdx.x} * a.dim + column(k));
+  for (int k = 0; k < K; ++k) {
+    if (column(k) >= a.dim) continue;
+#pragma unroll
+    for (int i = 0; i < kPack; ++i) products[k].set(i, products[k][i] * inverse[k][i]);
+    products[k].store(partial + int64_t{blockIdx.x} * a.dim + column(k));
+  }
 }
 
 template <class T>
@@ -191,7 +201,7 @@ __global__ void forward_kernel(AddRmsNormForward<T> a) {
         s = a.x[offset + c];
         if (a.branch) s += as_float(a.branch[offset + c]);
       }
-      a.y[offset + c] = from_float<T>(s * r * a.weight[c]);
+      a.y[offset + c] = from_float<T>(s * r * norm_weight(a.weight[c]));
     }
   }
 }
@@ -202,27 +212,27 @@ __global__ void backward_kernel(AddRmsNormBackward<T> a, float* partial, bool in
   __shared__ float shared[32];
   const int64_t first = a.rows * blockIdx.x / gridDim.x, last = a.rows * (blockIdx.x + 1) / gridDim.x;
   float* part = partial + int64_t{blockIdx.x} * a.dim;
-  float* d_weight = in_shared ? columns : part;
-  for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) d_weight[c] = 0;
+  float* products = in_shared ? columns : part;  // sum of dy y over rows
+  for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) products[c] = 0;
   for (int64_t row = first; row < last; ++row) {
     const int64_t offset = row * a.dim;
     const float r = a.rstd[row];
     float dot = 0;
     for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) {
-      const float dy = as_float(a.d_y[offset + c]), s = a.sum[offset + c];
-      dot += dy * a.weight[c] * s;
-      d_weight[c] += dy * s * r;
+      const float product = as_float(a.d_y[offset + c]) * as_float(a.y[offset + c]);
+      dot += product;
+      products[c] += product;
     }
-    const float factor = block_sum(dot, shared) / static_cast<float>(a.dim) * r * r * r;
+    const float mean = block_sum(dot, shared) / static_cast<float>(a.dim);
     for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) {
-      float ds = r * as_float(a.d_y[offset + c]) * a.weight[c] - a.sum[offset + c] * factor;
+      const float weight = norm_weight(a.weight[c]);
+      float ds = r * (as_float(a.d_y[offset + c]) * weight - as_float(a.y[offset + c]) / weight * mean);
       if (a.d_sum_in) ds += a.d_sum_in[offset + c];
       a.d_sum[offset + c] = ds;
       if (a.d_branch) a.d_branch[offset + c] = from_float<T>(ds);
     }
   }
-  if (!in_shared) return;
-  for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) part[c] = columns[c];
+  for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) part[c] = products[c] / norm_weight(a.weight[c]);
 }
 
 bool fits_packs(int64_t dim, std::initializer_list<const void*> rows) {
@@ -252,7 +262,7 @@ void backward(const AddRmsNormBackward<T>& a, void* scratch, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   const auto blocks = static_cast<unsigned>(parts(a.rows, a.dim));
   auto* partial = static_cast<float*>(scratch);
-  if (fits_packs(a.dim, {a.sum, a.weight, a.d_y, a.d_sum_in, a.d_sum, a.d_branch, partial})) {
+  if (fits_packs(a.dim, {a.y, a.weight, a.d_y, a.d_sum_in, a.d_sum, a.d_branch, partial})) {
     backward_packs_kernel<T, kBackwardPacks><<<blocks, row_warps(a.dim, kBackwardPacks) * 32, 0, s>>>(a, partial);
   } else {
     const bool in_shared = a.dim <= kSharedColumns - 64;

@@ -11,6 +11,8 @@ double rstd_of(const double* s, int64_t dim, double eps) {
   return 1 / std::sqrt(squares / static_cast<double>(dim) + eps);
 }
 
+double usable(double weight) { return std::abs(weight) < 0x1p-60 ? std::copysign(0x1p-60, weight) : weight; }
+
 }  // namespace rms_norm_ref_file
 
 RmsNormOutput add_rms_norm_forward(const std::vector<double>& x, const std::vector<double>& branch,
@@ -22,25 +24,24 @@ RmsNormOutput add_rms_norm_forward(const std::vector<double>& x, const std::vect
   for (int64_t row = 0; row < rows; ++row) {
     double rstd = rms_norm_ref_file::rstd_of(out.sum.data() + row * dim, dim, eps);
     out.rstd.push_back(rstd);
-    for (int64_t i = 0; i < dim; ++i) out.y[row * dim + i] = out.sum[row * dim + i] * rstd * weight[i];
+    for (int64_t i = 0; i < dim; ++i) out.y[row * dim + i] = out.sum[row * dim + i] * rstd * rms_norm_ref_file::usable(weight[i]);
   }
   return out;
 }
 
-RmsNormGradients add_rms_norm_backward(const std::vector<double>& sum, const std::vector<double>& weight, double eps,
-                                       const std::vector<double>& d_y, const std::vector<double>& d_sum_in) {
+RmsNormGradients add_rms_norm_backward(const std::vector<double>& y, const std::vector<double>& weight,
+                                       const std::vector<double>& rstd, const std::vector<double>& d_y,
+                                       const std::vector<double>& d_sum_in) {
   int64_t dim = static_cast<int64_t>(weight.size());
-  int64_t rows = dim == 0 ? 0 : static_cast<int64_t>(sum.size()) / dim;
-  RmsNormGradients out{std::vector<double>(sum.size()), std::vector<double>(dim)};
+  int64_t rows = static_cast<int64_t>(rstd.size());
+  RmsNormGradients out{std::vector<double>(y.size()), std::vector<double>(dim)};
   for (int64_t row = 0; row < rows; ++row) {
-    const double *s = sum.data() + row * dim, *dy = d_y.data() + row * dim;
-    double r = rms_norm_ref_file::rstd_of(s, dim, eps);
     double mean = 0;
-    for (int64_t i = 0; i < dim; ++i) mean += dy[i] * weight[i] * s[i] / static_cast<double>(dim);
+    for (int64_t i = 0; i < dim; ++i) mean += d_y[row * dim + i] * y[row * dim + i] / static_cast<double>(dim);
     for (int64_t i = 0; i < dim; ++i) {
-      double through = d_sum_in.empty() ? 0 : d_sum_in[row * dim + i];
-      out.d_sum[row * dim + i] = through + r * dy[i] * weight[i] - s[i] * r * r * r * mean;
-      out.d_weight[i] += dy[i] * s[i] * r;
+      double w = rms_norm_ref_file::usable(weight[i]), normal = y[row * dim + i] / w, dy = d_y[row * dim + i];
+      out.d_sum[row * dim + i] = (d_sum_in.empty() ? 0 : d_sum_in[row * dim + i]) + rstd[row] * (dy * w - normal * mean);
+      out.d_weight[i] += dy * normal;
     }
   }
   return out;

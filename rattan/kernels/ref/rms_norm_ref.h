@@ -18,8 +18,9 @@ struct RmsNormGradients {
 // x: [rows, dim]; branch: the same or empty; weight: [dim].
 RmsNormOutput add_rms_norm_forward(const std::vector<double>& x, const std::vector<double>& branch,
                                    const std::vector<double>& weight, double eps);
-// sum, d_y: [rows, dim]; d_sum_in: the same or empty.
-RmsNormGradients add_rms_norm_backward(const std::vector<double>& sum, const std::vector<double>& weight, double eps,
-                                       const std::vector<double>& d_y, const std::vector<double>& d_sum_in);
+// y, d_y: [rows, dim]; rstd: [rows]; d_sum_in: as y or empty.
+RmsNormGradients add_rms_norm_backward(const std::vector<double>& y, const std::vector<double>& weight,
+                                       const std::vector<double>& rstd, const std::vector<double>& d_y,
+                                       const std::vector<double>& d_sum_in);
 
 }  // namespace rattan::kernels::ref

@@ -83,7 +83,7 @@ at::Tensor Rat::forward(const at::Tensor& x, Call& call) {
                      {"ends_v", after.ends_v},
                      {"running_k", after.running_k},
                      {"running_v", after.running_v}};
-  return out_proj_(mixed).view_as(x);
+  return out_proj_.join(mixed, x, call);
 }
 
 at::Tensor Rat::extend(const at::Tensor& x, State& state, Call& call) {

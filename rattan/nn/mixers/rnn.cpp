@@ -38,7 +38,7 @@ class Rnn : public Mixer {
     if (call.carry && call.carry->t.contains("h")) initial = call.carry->t.at("h");
     auto [gated, last] = mix(x, initial, call);
     if (call.carry) call.carry->t = {{"h", last}};
-    return out_proj_(gated).view_as(x);
+    return out_proj_.join(gated, x, call);
   }
 
   at::Tensor extend(const at::Tensor& x, State& state, Call& call) override {
