@@ -6,3 +6,5 @@ foreach(library sentencepiece sentencepiece_train zstd)
 endforeach()
 # The libraries behind rattan/data.
 set(RATTAN_DATA_LIBS ${RATTAN_LIB_sentencepiece} ${RATTAN_LIB_sentencepiece_train} ${RATTAN_LIB_zstd} ZLIB::ZLIB)
+# Headers alone: HTTP in rattan/serve.
+find_path(RATTAN_BOOST boost/beast/http/parser.hpp REQUIRED)
