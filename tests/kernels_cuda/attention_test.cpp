@@ -77,6 +77,8 @@ const Shape kShapes[] = {
     {515, 515, 4, 2, 128, 8, Intervals::causal}, {300, 700, 2, 1, 128, 0, Intervals::random},
     {700, 700, 2, 2, 128, 0, Intervals::packed}, {400, 900, 2, 2, 64, 8, Intervals::causal},
     {333, 333, 2, 1, 104, 0, Intervals::window}, {1500, 90, 2, 2, 64, 0, Intervals::random},
+    // Enough tiles for blocks that take several heads, the last one fewer.
+    {20350, 20350, 10, 5, 16, 0, Intervals::window},
 };
 
 template <class T>
@@ -213,49 +215,58 @@ TYPED_TEST(AttentionCuda, AnOwnEntryIsOneMoreKey) {
                              {130, 20, 6, 6, 128, 0, Intervals::random},
                              {70, 90, 6, 6, 33, 0, Intervals::causal},
                              {150, 150, 6, 6, 80, 0, Intervals::packed},
+                             {22600, 22600, 6, 6, 16, 0, Intervals::window},
                              {5, 400, 6, 6, 128, 0, Intervals::steps}}) {
     for (int64_t q_heads : {1, 2, 6}) check_own_entries<TypeParam>(shape, q_heads, seed++);
   }
 }
 
 // Rows that see nothing and keys that nobody sees may hold anything, NaN too.
-TYPED_TEST(AttentionCuda, PaddingIsInert) {
-  RATTAN_NEEDS_GPU();
-  using T = TypeParam;
-  constexpr int64_t kTokens = 100, kDim = 64;
+template <class T>
+void check_padding(int64_t tokens, int64_t dim, bool causal) {
+  SCOPED_TRACE(::testing::Message() << tokens << " tokens of " << dim << (causal ? ", causal" : ", whole segments"));
   Rng rng(4100);
   std::vector<int32_t> begin, end;
-  for (int32_t i = 0; i < kTokens; ++i) {
+  for (int32_t i = 0; i < tokens; ++i) {
     const bool real = i % 50 < 37;
-    begin.push_back(real ? i / 50 * 50 : 0), end.push_back(real ? i + 1 : 0);
+    const auto last = static_cast<int32_t>(causal ? i : std::min<int64_t>(i / 50 * 50 + 36, tokens - 1));
+    begin.push_back(real ? i / 50 * 50 : 0), end.push_back(real ? last + 1 : 0);
   }
   Rows<T> inputs[4] = {{0, 0}, {0, 0}, {0, 0}, {0, 0}};
-  for (Rows<T>& x : inputs) x = Rows<T>::normal(rng, kTokens, kDim);
+  for (Rows<T>& x : inputs) x = Rows<T>::normal(rng, tokens, dim);
   auto run = [&](double filler) {
     for (Rows<T>& x : inputs) {
-      for (int64_t i = 0; i < kTokens; ++i) {
-        for (int64_t c = 0; c < kDim && i % 50 >= 37; ++c) x.at(i, c) = from_double<T>(filler);
+      for (int64_t i = 0; i < tokens; ++i) {
+        for (int64_t c = 0; c < dim && i % 50 >= 37; ++c) x.at(i, c) = from_double<T>(filler);
       }
     }
-    DeviceRows<T> q(inputs[0], kTokens), k(inputs[1], kTokens), v(inputs[2], kTokens), d_o(inputs[3], kTokens);
-    DeviceRows<T> out[4] = {{kTokens, kDim}, {kTokens, kDim}, {kTokens, kDim}, {kTokens, kDim}};
-    DeviceRows<float> lse(kTokens, 1);
+    DeviceRows<T> q(inputs[0], tokens), k(inputs[1], tokens), v(inputs[2], tokens), d_o(inputs[3], tokens);
+    DeviceRows<T> out[4] = {{tokens, dim}, {tokens, dim}, {tokens, dim}, {tokens, dim}};
+    DeviceRows<float> lse(tokens, 1);
     DeviceVector<int32_t> begin_d(begin), end_d(end);
     AttentionForward<T> f;
-    f.queries = f.keys = kTokens, f.heads = f.kv_heads = 1, f.dim = kDim, f.scale = 0.125f;
+    f.queries = f.keys = tokens, f.heads = f.kv_heads = 1, f.dim = dim, f.scale = 0.125f;
     f.begin = begin_d.data(), f.end = end_d.data(), f.lse = lse.data();
-    f.q = q.heads_view(kDim), f.k = k.heads_view(kDim), f.v = v.heads_view(kDim), f.o = out[0].heads(kDim);
+    f.q = q.heads_view(dim), f.k = k.heads_view(dim), f.v = v.heads_view(dim), f.o = out[0].heads(dim);
     cuda::attention_forward(f, nullptr);
     AttentionBackward<T> b;
-    b.queries = b.keys = kTokens, b.heads = b.kv_heads = 1, b.dim = kDim, b.scale = 0.125f;
+    b.queries = b.keys = tokens, b.heads = b.kv_heads = 1, b.dim = dim, b.scale = 0.125f;
     b.begin = f.begin, b.end = f.end, b.lse = lse.data(), b.q = f.q, b.k = f.k, b.v = f.v;
-    b.o = out[0].heads_view(kDim), b.d_o = d_o.heads_view(kDim);
-    b.dq = out[1].heads(kDim), b.dk = out[2].heads(kDim), b.dv = out[3].heads(kDim);
+    b.o = out[0].heads_view(dim), b.d_o = d_o.heads_view(dim);
+    b.dq = out[1].heads(dim), b.dk = out[2].heads(dim), b.dv = out[3].heads(dim);
     backward(b);
     return std::array<Rows<T>, 4>{out[0].pull(), out[1].pull(), out[2].pull(), out[3].pull()};
   };
   const auto zeros = run(0), nans = run(NAN);
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(zeros[i] == nans[i]) << "output " << i;
+}
+
+TYPED_TEST(AttentionCuda, PaddingIsInert) {
+  RATTAN_NEEDS_GPU();
+  for (bool causal : {true, false}) {
+    check_padding<TypeParam>(100, 64, causal);
+    check_padding<TypeParam>(700, 128, causal);
+  }
 }
 
 TYPED_TEST(AttentionCuda, SizesMayBeZero) {

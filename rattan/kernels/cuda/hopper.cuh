@@ -71,11 +71,14 @@ __device__ inline void copy_box(void* to, const CUtensorMap& map, Barrier& b, in
       "l"(&map), "r"(shared_address(&b)), "r"(channel), "r"(head), "r"(row)
       : "memory");
 }
-// A tile of R rows and D channels of one head.
-template <int R, int D>
+// A tile of R rows and D channels of one head, in boxes of `box` rows.
+template <int R, int D, int box = R>
 __device__ void copy_tile(bf16* to, const CUtensorMap& map, Barrier& b, int head, int row) {
 #pragma unroll
-  for (int c = 0; c < D; c += 64) copy_box(to + c * R, map, b, c, head, row);
+  for (int c = 0; c < D; c += 64) {
+#pragma unroll
+    for (int r = 0; r < R; r += box) copy_box(to + c * R + r * 64, map, b, c, head, row + r);
+  }
 }
 
 // One box from shared memory, which the copy engine lays out like copy_box; what lies outside the tensor is left out.
@@ -263,7 +266,7 @@ template <int R, int D>
 __device__ void zero_rows(bf16* tile, int first, unsigned mask) {
   constexpr int lanes = D / 8;  // a row
   const int lane = threadIdx.x % 32, unit = lane % lanes;
-#pragma unroll
+#pragma unroll 4
   for (int r = lane / lanes; r < 32; r += 32 / lanes) {
     if (mask >> r & 1)
       *reinterpret_cast<uint4*>(tile + unit / 8 * 64 * R + (first + r) * 64 + unit % 8 * 8) = uint4{0, 0, 0, 0};

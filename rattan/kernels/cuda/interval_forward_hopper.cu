@@ -1,12 +1,12 @@
-// Interval attention forward for Hopper: one block a tile of 128 queries and a query head; it goes through the heads
-// that share those queries. A producer warp streams blocks of keys and values through the copy engine; two
-// warpgroups own 64 rows each. Results leave through the copy engine, from the memory that the rows' own entries, if
-// there are any, came to. The scores of the next block are multiplied while the probabilities of this one are
-// (Shah et al., FlashAttention-3, arXiv 2407.08608, section 3.2).
-#include <cmath>
+// Interval attention forward for Hopper: one block a tile of 128 queries and some heads, one after the other. Of its
+// first warpgroup one warp streams queries and blocks of keys and values through the copy engine, one the rows' own
+// entries, and one zeroes what no row sees; two warpgroups own 64 rows each. Results leave through the copy engine,
+// from the memory that the own entries, if there are any, came to. The scores of the next block are multiplied while
+// the probabilities of this one are (Shah et al., FlashAttention-3, arXiv 2407.08608, section 3.2).
+#include "rattan/kernels/cuda/interval_forward_hopper.cuh"
 
-#include "rattan/kernels/cuda/hopper.cuh"
-#include "rattan/kernels/cuda/interval_attention.h"
+#include <algorithm>
+
 #include "rattan/kernels/cuda/launch.h"
 #include "rattan/kernels/cuda/tensor_map.h"
 #include "rattan/kernels/cuda/tile_span.cuh"
@@ -15,301 +15,354 @@ namespace rattan::kernels::cuda {
 
 namespace interval_forward_hopper_file {
 
-constexpr int kRows = 128, kKeys = 128, kStages = 2, kThreads = 384;
+constexpr int kRows = 128, kHalf = 64, kStages = 2, kThreads = 384;
 
-// own: the rows have entries of their own and a gate.
+// Shared memory. own: the rows have entries of their own and a gate.
 template <int D, bool own>
 struct Memory {
-  bf16 q[kRows * D];
-  bf16 k[kStages][kKeys * D];
-  bf16 v[kStages][kKeys * D];
-  bf16 value[kRows * D];             // in: own values; out: o
-  bf16 gate[own ? kRows * D : 512];  // z
+  // Up to so many keys a tile takes blocks of 64, which leaves room for own entries of two heads at once.
+  static constexpr int few_keys = own ? 256 : 0;
+  static constexpr int queries = own ? 1 : 2;
+  static constexpr int unit = (own ? 2 : 1) * kHalf * D;  // in: own values and gate of 64 rows; out: o
+  bf16 q[queries][kRows * D];
+  bf16 pool[4 * 128 * D + 2 * unit];  // units, keys, values
   TileSpan<kRows> span;
-  Barrier q_full, k_full[kStages], v_full[kStages], k_empty[kStages], v_empty[kStages], own_full, own_empty;
+  Barrier q_full[queries], q_empty[queries];
+  Barrier k_full[kStages], k_empty[kStages], v_full[kStages], v_empty[kStages], v_raw[kStages];
+  Barrier own_full[4], own_empty[4];
+};
+
+// The parts of the pool for blocks of `keys` keys.
+template <int D, bool own, int keys>
+struct Pool {
+  static constexpr int units = keys == 64 ? 2 : 1;  // of a warpgroup
+  bf16* data;
+  __device__ bf16* value(int warpgroup, int turn) const {
+    return data + (turn * 2 + warpgroup) * Memory<D, own>::unit;
+  }
+  __device__ bf16* gate(int warpgroup, int turn) const { return value(warpgroup, turn) + kHalf * D; }
+  __device__ bf16* k(int stage) const { return data + 2 * units * Memory<D, own>::unit + stage * 2 * keys * D; }
+  __device__ bf16* v(int stage) const { return k(stage) + keys * D; }
 };
 
 struct Args {
   IntervalForward<bf16> a;
   CUtensorMap q, k, v, value, gate, o;
+  int heads;  // a block, if each has queries of its own
+};
+
+// The heads of this block, [first, last) in steps: those that share a query, or some that have their own.
+struct Heads {
+  int first, last, step;
+  bool share;
+  __device__ explicit Heads(const Args& p) {
+    const int heads = static_cast<int>(p.a.heads), q_heads = static_cast<int>(p.a.q_heads), y = blockIdx.y;
+    share = q_heads < heads;
+    first = share ? y : y * p.heads;
+    last = share ? heads : min(first + p.heads, heads);
+    step = share ? q_heads : 1;
+  }
 };
 
 template <int D, bool own>
-__device__ void produce(const Args& p, Memory<D, own>& m, int64_t row0, int q_head) {
-  const int group = static_cast<int>(p.a.heads / p.a.kv_heads);
-  const bool leads = threadIdx.x == 0;
+__device__ void load_query(const Args& p, Memory<D, own>& m, int64_t row0, int head, int stage) {
+  arrive_expecting(m.q_full[stage], kRows * D * 2);
+  copy_tile<kRows, D>(m.q[stage], p.q, m.q_full[stage], head, static_cast<int>(row0));
+}
+
+// A warp.
+template <int D, bool own, int keys>
+__device__ void stream_keys(const Args& p, Memory<D, own>& m, int64_t row0) {
+  const Pool<D, own, keys> pool{m.pool};
+  const Heads heads(p);
+  const SeenBlocks<keys, kRows> blocks(m.span);
+  const int group = static_cast<int>(p.a.heads) / static_cast<int>(p.a.kv_heads);
+  const bool leads = threadIdx.x % 32 == 0;
+  Turn<Memory<D, own>::queries> query;
   Turn<kStages> turn;
-  unsigned parity = 1;
-  for (int head = q_head; head < p.a.heads; head += static_cast<int>(p.a.q_heads)) {
-    auto load_block = [&](int key) {
+  for (int head = heads.first; head < heads.last; head += heads.step) {
+    if (head != heads.first && !heads.share) {  // the first came before
+      query.next();
+      wait(m.q_empty[query.stage], query.parity ^ 1);
+      if (leads) load_query(p, m, row0, head, query.stage);
+    }
+    const int kv_head = head / group;
+    for (int key = blocks.first(); key < blocks.end(); key = blocks.after(key)) {
       wait(m.k_empty[turn.stage], turn.parity ^ 1);
       if (leads) {
-        arrive_expecting(m.k_full[turn.stage], kKeys * D * 2);
-        copy_tile<kKeys, D>(m.k[turn.stage], p.k, m.k_full[turn.stage], head / group, key);
+        Barrier& full = m.k_full[turn.stage];
+        arrive_expecting(full, keys * D * 2);
+        copy_tile<keys, D, 64>(pool.k(turn.stage), p.k, full, kv_head, key);
       }
       wait(m.v_empty[turn.stage], turn.parity ^ 1);
       if (leads) {
-        arrive_expecting(m.v_full[turn.stage], kKeys * D * 2);
-        copy_tile<kKeys, D>(m.v[turn.stage], p.v, m.v_full[turn.stage], head / group, key);
+        Barrier& full = blocks.all_seen(key) ? m.v_full[turn.stage] : m.v_raw[turn.stage];
+        arrive_expecting(full, keys * D * 2);
+        copy_tile<keys, D, 64>(pool.v(turn.stage), p.v, full, kv_head, key);
       }
       turn.next();
-    };
-    int key = m.span.next_seen(m.span.low, kKeys);
-    // The memory of the own entries becomes free when the consumers are at their first block of this head.
-    if (key < m.span.high) {
-      load_block(key);
-      key = m.span.next_seen(int64_t{key} + kKeys, kKeys);
     }
-    if constexpr (own) {
-      wait(m.own_empty, parity);
-      parity ^= 1;
-      if (leads) {
-        arrive_expecting(m.own_full, 2 * kRows * D * 2);
-        copy_tile<kRows, D>(m.value, p.value, m.own_full, head, static_cast<int>(row0));
-        copy_tile<kRows, D>(m.gate, p.gate, m.own_full, head, static_cast<int>(row0));
-      }
-    }
-    for (; key < m.span.high; key = m.span.next_seen(int64_t{key} + kKeys, kKeys)) load_block(key);
   }
 }
 
-// One warpgroup's 64 rows of one head.
-template <int D>
-struct Rows {
-  float out[D / 8][4], most[2], sum[2];
-  int begin[2], end[2];
-
-  __device__ void clear_sums() {
-    clear(out);
-    most[0] = most[1] = -INFINITY;
-    sum[0] = sum[1] = 0;
-  }
-
-  // scores -> exp2(scores - maximum), with the factor by which what was summed before shrinks.
-  __device__ void exponentials(float (&s)[kKeys / 8][4], int key0, float scale, float (&shrink)[2]) {
-    const bool whole = begin[0] <= key0 && begin[1] <= key0 && end[0] >= key0 + kKeys && end[1] >= key0 + kKeys;
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      if (!whole) {
-        const int first = begin[i] - key0 - threadIdx.x % 4 * 2, last = end[i] - key0 - threadIdx.x % 4 * 2;
-#pragma unroll
-        for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            if (n * 8 + c < first || n * 8 + c >= last) s[n][i * 2 + c] = -INFINITY;
-          }
-        }
-      }
-      float top = most[i];
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) top = fmaxf(top, fmaxf(s[n][i * 2], s[n][i * 2 + 1]));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 1));
-      top = fmaxf(top, __shfl_xor_sync(kAllLanes, top, 2));
-      const float base = top == -INFINITY ? 0.0f : top * scale;  // rows that have seen no key yet
-      shrink[i] = fast_exp2(most[i] * scale - base);
-      most[i] = top;
-      float total = 0;
-#pragma unroll
-      for (int n = 0; n < kKeys / 8; ++n) {
-#pragma unroll
-        for (int c = 0; c < 2; ++c) {
-          float& x = s[n][i * 2 + c];
-          x = fast_exp2(x * scale - base);
-          total += x;
-        }
-      }
-      sum[i] = sum[i] * shrink[i] + total;
+// A warp: zeroes values that no row sees.
+template <int D, bool own, int keys>
+__device__ void clean_values(const Args& p, Memory<D, own>& m) {
+  const Pool<D, own, keys> pool{m.pool};
+  const SeenBlocks<keys, kRows> blocks(m.span);
+  const Heads heads(p);
+  Turn<kStages> turn;
+  unsigned parities = 0;
+  for (int head = heads.first; head < heads.last; head += heads.step) {
+    for (int key = blocks.first(); key < blocks.end(); key = blocks.after(key), turn.next()) {
+      if (blocks.all_seen(key)) continue;
+      clean_block<keys, D>(m.span, pool.v(turn.stage), key, m.v_raw[turn.stage], parities >> turn.stage & 1,
+                           m.v_full[turn.stage]);
+      parities ^= 1u << turn.stage;
     }
   }
-};
+}
 
-template <int D>
-__device__ void multiply_scores(float (&s)[kKeys / 8][4], const bf16* q, const bf16* k) {
+template <int D, int keys>
+__device__ void load_own(const Args& p, Memory<D, true>& m, int64_t row0, int head, int warpgroup, int turn) {
+  const Pool<D, true, keys> pool{m.pool};
+  Barrier& full = m.own_full[turn * 2 + warpgroup];
+  const int row = static_cast<int>(row0) + warpgroup * kHalf;
+  arrive_expecting(full, 2 * kHalf * D * 2);
+  copy_tile<kHalf, D>(pool.value(warpgroup, turn), p.value, full, head, row);
+  copy_tile<kHalf, D>(pool.gate(warpgroup, turn), p.gate, full, head, row);
+}
+
+// A warp.
+template <int D, int keys>
+__device__ void stream_own(const Args& p, Memory<D, true>& m, int64_t row0) {
+  const Heads heads(p);
+  Turn<Pool<D, true, keys>::units> turn;
+  for (int head = heads.first + heads.step; head < heads.last; head += heads.step) {  // the first head's came before
+    turn.next();
+    for (int warpgroup = 0; warpgroup < 2; ++warpgroup) {
+      wait(m.own_empty[turn.stage * 2 + warpgroup], turn.parity ^ 1);
+      if (threadIdx.x % 32 == 0) load_own<D, keys>(p, m, row0, head, warpgroup, turn.stage);
+    }
+  }
+}
+
+template <int D, int N>
+__device__ void multiply_scores(float (&s)[N][4], const bf16* q, const bf16* k) {
   const unsigned a = by_channels(q), b = by_channels(k);
 #pragma unroll
-  for (int c = 0; c < D; c += 16) wgmma<false>(s, a + channel_step<kRows>(c), b + channel_step<kKeys>(c), c > 0);
+  for (int c = 0; c < D; c += 16) wgmma<false>(s, a + channel_step<kRows>(c), b + channel_step<N * 8>(c), c > 0);
 }
 
-template <int D>
-__device__ void multiply_values(float (&out)[D / 8][4], const unsigned (&p)[kKeys / 16][4], const bf16* v) {
-  const unsigned b = by_rows<kKeys>(v);
+template <int D, int N>
+__device__ void multiply_values(float (&out)[D / 8][4], const unsigned (&p)[N][4], const bf16* v, bool add) {
+  const unsigned b = by_rows<N * 16>(v);
 #pragma unroll
-  for (int j = 0; j < kKeys / 16; ++j) wgmma<true>(out, p[j], b + row_step(j * 16), true);
+  for (int j = 0; j < N; ++j) wgmma<true>(out, p[j], b + row_step(j * 16), add || j > 0);
 }
 
-// Two neighboring channels of a row in a tile as the copy engine lays it out.
-template <int D>
-__device__ unsigned& pair_at(bf16* tile, int row, int channel) {
-  const int unit = channel % 64 / 8 ^ row % 8;
-  return *reinterpret_cast<unsigned*>(tile + channel / 64 * 64 * kRows + row * 64 + unit * 8 + channel % 8);
-}
-__device__ inline float low_half(unsigned pair) { return __uint_as_float(pair << 16); }
-__device__ inline float high_half(unsigned pair) { return __uint_as_float(pair & 0xffff0000u); }
-
-// A warp's 16 rows, from shared memory. The caller has fenced.
-template <int D>
-__device__ void send_rows(const CUtensorMap& map, const bf16* tile, int row, int head, int64_t row0) {
-#pragma unroll
-  for (int c = 0; c < D; c += 64) send_box(map, tile + c * kRows + row * 64, c, head, static_cast<int>(row0) + row);
-}
-
-// Merges the own entries, if there are any, and writes o and the log-sum-exp of a warp's rows.
-template <int D, bool own>
-__device__ void write_rows(const Args& p, Memory<D, own>& m, Rows<D>& rows, const float (&scores)[2], int64_t row0,
-                           int head, unsigned parity) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 - 4, first = warp * 16 + lane / 4;
-  float factor[2], own_factor[2];
-  if constexpr (own) wait(m.own_full, parity);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    float& sum = rows.sum[i];
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
-    factor[i] = sum > 0 ? 1.0f / sum : 0.0f;
-    float lse = sum > 0 ? rows.most[i] * p.a.scale + __log2f(sum) * kLn2 : -INFINITY;
-    const int64_t row = row0 + first + i * 8, pair = row * p.a.heads + head;
-    if constexpr (own) {
-      const float score = scores[i], top = fmaxf(lse, score);
-      const float others = top > -INFINITY ? fast_exp2((lse - top) * kLog2e) : 0.0f;
-      own_factor[i] = top > -INFINITY ? fast_exp2((score - top) * kLog2e) : 0.0f;
-      const float total = others + own_factor[i];
-      lse = total > 0 ? top + __log2f(total) * kLn2 : -INFINITY;
-      factor[i] *= total > 0 ? others / total : 0.0f;
-      own_factor[i] /= total > 0 ? total : 1.0f;
-    }
-    if (p.a.lse && lane % 4 == 0 && row < p.a.queries) p.a.lse[pair] = lse;
-  }
-#pragma unroll
-  for (int n = 0; n < D / 8; ++n) {
+// A warpgroup.
+template <int D, bool own, int keys>
+class Consumer {
+ public:
+  __device__ Consumer(const Args& p, Memory<D, own>& m, int64_t row0)
+      : p_(p), m_(m), pool_{m.pool}, blocks_(m.span), warpgroup_(threadIdx.x / 128 - 1),
+        first_(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4), row_(row0 + warpgroup_ * kHalf + first_) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      unsigned& out = pair_at<D>(m.value, first + i * 8, n * 8 + lane % 4 * 2);
-      float x = rows.out[n][i * 2] * factor[i], y = rows.out[n][i * 2 + 1] * factor[i];
-      if constexpr (own) {
-        const unsigned gate = pair_at<D>(m.gate, first + i * 8, n * 8 + lane % 4 * 2);
-        const bool none = own_factor[i] == 0;  // then the value may be anything
-        x += none ? 0.0f : own_factor[i] * low_half(out);
-        y += none ? 0.0f : own_factor[i] * high_half(out);
-        const float z = sigmoid(low_half(gate)), w = sigmoid(high_half(gate));
-        x = x == 0 ? 0.0f : x * z;
-        y = y == 0 ? 0.0f : y * w;
+      rows_.begin[i] = m.span.begin[warpgroup_ * kHalf + first_ + i * 8];
+      rows_.end[i] = m.span.end[warpgroup_ * kHalf + first_ + i * 8];
+    }
+    rows_.find_common();
+  }
+
+  __device__ void run() {
+    const Heads heads(p_);
+    if (takes_turns && warpgroup_ == 1) arrive_threads(1, 256);  // the other one begins
+    for (int head = heads.first; head < heads.last; head += heads.step) {
+      const bool opens = head == heads.first;
+      float scores[2];
+      load_scores(scores, head);
+      if (opens || !heads.share) wait(m_.q_full[query_.stage], query_.parity);
+      attend(!opens);
+      if (!heads.share) {
+        if (leads()) arrive(m_.q_empty[query_.stage]);
+        query_.next();
       }
-      out = pack2(x, y);
+      write(head, scores);
+    }
+    finish_sending();
+    if (takes_turns && warpgroup_ == 0) sync_threads(1, 256);
+  }
+
+ private:
+  static constexpr bool takes_turns = keys == 128;
+
+  __device__ static bool leads() { return threadIdx.x % 128 == 0; }
+
+  // Multiplies the scores of the next block, which are there when the products are waited for.
+  __device__ void start_scores() {
+    pin(scores_);
+    wgmma_fence();
+    multiply_scores<D>(scores_, m_.q[query_.stage] + warpgroup_ * kHalf * 64, pool_.k(k_turn_.stage));
+    wgmma_commit();
+  }
+  __device__ void end_scores() {
+    pin(scores_);
+    if (leads()) arrive(m_.k_empty[k_turn_.stage]);
+    k_turn_.next();
+  }
+  __device__ void start_values(bool add) {
+    wait(m_.v_full[v_turn_.stage], v_turn_.parity);
+    pin(rows_.out);
+    wgmma_fence();
+    multiply_values<D>(rows_.out, probabilities_, pool_.v(v_turn_.stage), add);
+    wgmma_commit();
+  }
+  __device__ void end_values() {
+    wgmma_wait<0>();
+    pin(rows_.out);
+    if (leads()) arrive(m_.v_empty[v_turn_.stage]);
+    v_turn_.next();
+  }
+
+  __device__ void attend(bool has_sent) {
+    const float scale = p_.a.scale * kLog2e;
+    float shrink[2];
+    int key = blocks_.first();
+    if (key >= blocks_.end()) {
+      clear(rows_.out);
+#pragma unroll
+      for (int i = 0; i < 2; ++i) rows_.base[i] = -INFINITY, rows_.sum[i] = 0;
+      if (has_sent) finish_sending();
+      return;
+    }
+    wait(m_.k_full[k_turn_.stage], k_turn_.parity);
+    start_scores();
+    if (has_sent) finish_sending();
+    int next = blocks_.after(key);
+    wgmma_wait<0>();
+    end_scores();
+    rows_.template exponentials<true>(scores_, key, scale, shrink);
+    pack(probabilities_, scores_);
+    if (next < blocks_.end()) wait(m_.k_full[k_turn_.stage], k_turn_.parity);
+    bool add = false;
+    while (next < blocks_.end()) {
+      // The warpgroups take turns, so that one multiplies while the other exponentiates.
+      if constexpr (takes_turns) sync_threads(1 + warpgroup_, 256);
+      start_scores();
+      start_values(add);
+      add = true;
+      if constexpr (takes_turns) arrive_threads(2 - warpgroup_, 256);
+      key = next;
+      next = blocks_.after(key);
+      wgmma_wait<1>();
+      end_scores();
+      const bool moved = rows_.template exponentials<false>(scores_, key, scale, shrink);
+      // All of that while the values are multiplied: nothing moves beyond this loop.
+      if (next < blocks_.end()) wait(m_.k_full[k_turn_.stage], k_turn_.parity);
+      end_values();
+      if (moved) rows_.scale_out(shrink);
+      pack(probabilities_, scores_);
+    }
+    start_values(add);
+    end_values();
+  }
+
+  // The scores of the own entries of this thread's rows.
+  __device__ void load_scores(float (&scores)[2], int head) const {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      scores[i] = -INFINITY;
+      if (own && row_ + i * 8 < p_.a.queries) scores[i] = p_.a.own.score[(row_ + i * 8) * p_.a.heads + head];
     }
   }
-  fence_async();
-  __syncwarp();
-  if (lane == 0) {
-    send_rows<D>(p.o, m.value, warp * 16, head, row0);
+
+  // Writes o, merged with the own entries, and the log-sum-exp.
+  __device__ void write(int head, const float (&scores)[2]) {
+    rows_.join_sums();
+    float lse[2];
+    RowFactors factors{};
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      lse[i] = rows_.log_sum(i);
+      factors.sums[i] = rows_.sum[i] > 0 ? 1.0f / rows_.sum[i] : 0.0f;
+    }
+    if constexpr (own) add_own_entries(factors, lse, scores);
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if (p_.a.lse && threadIdx.x % 4 == 0 && row_ + i * 8 < p_.a.queries)
+        p_.a.lse[(row_ + i * 8) * p_.a.heads + head] = lse[i];
+    }
+    bf16 *tile = pool_.value(warpgroup_, unit_.stage), *gate = pool_.gate(warpgroup_, unit_.stage);
+    if constexpr (own) wait(m_.own_full[unit_.stage * 2 + warpgroup_], unit_.parity);
+    put_rows<own, D>(tile, gate, first_, rows_.out, factors);
+    send(tile, head);
+  }
+
+  // Sends a warp's 16 rows of a tile.
+  __device__ void send(const bf16* tile, int head) const {
+    fence_async();
+    __syncwarp();
+    if (threadIdx.x % 32 != 0) return;
+#pragma unroll
+    for (int c = 0; c < D; c += 64) send_box(p_.o, tile + c * kHalf + first_ * 64, c, head, static_cast<int>(row_));
     commit_sent();
   }
-}
-
-// Until the copy engine has read what this warp sent for the head before, its memory may not change.
-template <int D, bool own>
-__device__ void finish_sending(Memory<D, own>& m) {
-  if (threadIdx.x % 32 == 0) {
-    wait_sent();
-    if constexpr (own) arrive(m.own_empty);
-  }
-  __syncwarp();
-}
-
-// The scores of the own entries of a thread's two rows.
-template <bool own>
-__device__ void load_scores(float (&scores)[2], const Args& p, int64_t row, int head) {
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    scores[i] = -INFINITY;
-    if (own && row + i * 8 < p.a.queries) scores[i] = p.a.own.score[(row + i * 8) * p.a.heads + head];
-  }
-}
-
-template <int D, bool own>
-__device__ void consume(const Args& p, Memory<D, own>& m, int64_t row0, int q_head) {
-  const int warpgroup = threadIdx.x / 128 - 1, lane = threadIdx.x % 32;
-  const int first = warpgroup * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4;
-  const bf16* q = m.q + warpgroup * 64 * 64;
-  const float scale = p.a.scale * kLog2e;
-  Rows<D> rows;
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    rows.begin[i] = m.span.begin[first + i * 8];
-    rows.end[i] = m.span.end[first + i * 8];
-  }
-  wait(m.q_full, 0);
-  if (warpgroup == 1) arrive_threads(3, 256);  // the other one begins
-  Turn<kStages> scores_turn, values_turn;
-  unsigned parity = 0;
-  for (int head = q_head; head < p.a.heads; head += static_cast<int>(p.a.q_heads)) {
-    rows.clear_sums();
-    float s[kKeys / 8][4], shrink[2], scores[2];
-    load_scores<own>(scores, p, row0 + first, head);
-    unsigned probabilities[kKeys / 16][4];
-    int key = m.span.next_seen(m.span.low, kKeys);
-    if (key >= m.span.high) {
-      if (head != q_head) finish_sending(m);
-    } else {
-      wait(m.k_full[scores_turn.stage], scores_turn.parity);
-      wgmma_fence();
-      multiply_scores<D>(s, q, m.k[scores_turn.stage]);
-      wgmma_commit();
-      if (head != q_head) finish_sending(m);
-      wgmma_wait<0>();
-      pin(s);
-      if (threadIdx.x % 128 == 0) arrive(m.k_empty[scores_turn.stage]);
-      scores_turn.next();
-      rows.exponentials(s, key, scale, shrink);
-      pack(probabilities, s);
-      for (int next = m.span.next_seen(int64_t{key} + kKeys, kKeys); next < m.span.high;
-           next = m.span.next_seen(int64_t{next} + kKeys, kKeys)) {
-        wait(m.k_full[scores_turn.stage], scores_turn.parity);
-        // The warpgroups take turns, so that one multiplies while the other exponentiates.
-        sync_threads(3 + warpgroup, 256);
-        pin(s);
-        wgmma_fence();
-        multiply_scores<D>(s, q, m.k[scores_turn.stage]);
-        wgmma_commit();
-        wait(m.v_full[values_turn.stage], values_turn.parity);
-        zero_unseen<kKeys, D>(m.span, m.v[values_turn.stage], key, warpgroup);
-        pin(rows.out);
-        wgmma_fence();
-        multiply_values<D>(rows.out, probabilities, m.v[values_turn.stage]);
-        wgmma_commit();
-        arrive_threads(4 - warpgroup, 256);
-        wgmma_wait<1>();
-        pin(s);
-        if (threadIdx.x % 128 == 0) arrive(m.k_empty[scores_turn.stage]);
-        scores_turn.next();
-        rows.exponentials(s, next, scale, shrink);
-        wgmma_wait<0>();
-        pin(rows.out);
-        if (threadIdx.x % 128 == 0) arrive(m.v_empty[values_turn.stage]);
-        values_turn.next();
-#pragma unroll
-        for (int n = 0; n < D / 8; ++n) {
-#pragma unroll
-          for (int i = 0; i < 4; ++i) rows.out[n][i] *= shrink[i / 2];
-        }
-        pack(probabilities, s);
-        key = next;
-      }
-      wait(m.v_full[values_turn.stage], values_turn.parity);
-      zero_unseen<kKeys, D>(m.span, m.v[values_turn.stage], key, warpgroup);
-      pin(rows.out);
-      wgmma_fence();
-      multiply_values<D>(rows.out, probabilities, m.v[values_turn.stage]);
-      wgmma_commit();
-      wgmma_wait<0>();
-      pin(rows.out);
-      if (threadIdx.x % 128 == 0) arrive(m.v_empty[values_turn.stage]);
-      values_turn.next();
+  // Until the copy engine has read what this warp sent for the head before, that memory may not change.
+  __device__ void finish_sending() {
+    if (threadIdx.x % 32 == 0) {
+      wait_sent();
+      if constexpr (own) arrive(m_.own_empty[unit_.stage * 2 + warpgroup_]);
     }
-    write_rows<D, own>(p, m, rows, scores, row0, head, parity);
-    parity ^= 1;
+    __syncwarp();
+    unit_.next();
   }
-  finish_sending(m);
-  if (warpgroup == 0) sync_threads(3, 256);
+
+  const Args& p_;
+  Memory<D, own>& m_;
+  const Pool<D, own, keys> pool_;
+  const SeenBlocks<keys, kRows> blocks_;
+  const int warpgroup_, first_;  // first_: of this thread's rows in the warpgroup's half of the tile
+  const int64_t row_;            // the same of all queries
+  SoftmaxRows<D> rows_;
+  float scores_[keys / 8][4];
+  unsigned probabilities_[keys / 16][4];
+  Turn<Memory<D, own>::queries> query_;
+  Turn<kStages> k_turn_, v_turn_;
+  Turn<Pool<D, own, keys>::units> unit_;
+};
+
+template <int D, bool own>
+__device__ void prepare(const Args& p, Memory<D, own>& m, int64_t row0) {
+  for (int i = 0; i < Memory<D, own>::queries; ++i) init_barrier(m.q_full[i], 1), init_barrier(m.q_empty[i], 2);
+  for (int s = 0; s < kStages; ++s) {
+    init_barrier(m.k_full[s], 1), init_barrier(m.v_full[s], 1), init_barrier(m.v_raw[s], 1);
+    init_barrier(m.k_empty[s], 2), init_barrier(m.v_empty[s], 2);
+  }
+  for (int i = 0; i < 4; ++i) init_barrier(m.own_full[i], 1), init_barrier(m.own_empty[i], 4);
+  fence_barriers();
+  const Heads heads(p);
+  load_query(p, m, row0, heads.first, 0);
+  if constexpr (own) {
+    for (int warpgroup = 0; warpgroup < 2; ++warpgroup) load_own<D, 128>(p, m, row0, heads.first, warpgroup, 0);
+  }
+}
+
+// A warp of the first warpgroup.
+template <int D, bool own, int keys>
+__device__ void produce(const Args& p, Memory<D, own>& m, int64_t row0) {
+  switch (threadIdx.x / 32) {
+    case 0:
+      stream_keys<D, own, keys>(p, m, row0);
+      break;
+    case 1:
+      if constexpr (own) stream_own<D, keys>(p, m, row0);
+      break;
+    case 2:
+      clean_values<D, own, keys>(p, m);
+      break;
+  }
 }
 
 template <int D, bool own>
@@ -319,27 +372,21 @@ __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __g
   auto& m = *reinterpret_cast<Memory<D, own>*>((reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024);
   // With causal intervals the last tiles are the slowest; they come first.
   const int64_t row0 = int64_t{gridDim.x - 1 - blockIdx.x} * kRows;
-  if (threadIdx.x == 0) {
-    init_barrier(m.q_full, 1);
-    for (int s = 0; s < kStages; ++s) {
-      init_barrier(m.k_full[s], 1);
-      init_barrier(m.v_full[s], 1);
-      init_barrier(m.k_empty[s], 2);
-      init_barrier(m.v_empty[s], 2);
-    }
-    init_barrier(m.own_full, 1);
-    init_barrier(m.own_empty, 8);
-    fence_barriers();
-    arrive_expecting(m.q_full, kRows * D * 2);
-    copy_tile<kRows, D>(m.q, p.q, m.q_full, blockIdx.y, static_cast<int>(row0));
-  }
+  if (threadIdx.x == 0) prepare(p, m, row0);
   m.span.load(p.a.begin, p.a.end, row0, p.a.queries);
+  const bool few = own && m.span.high - m.span.low <= Memory<D, own>::few_keys;
   if (threadIdx.x < 128) {
-    keep_registers<24>();
-    if (threadIdx.x < 32) produce<D, own>(p, m, row0, blockIdx.y);
+    keep_registers<40>();
+    if constexpr (own) {
+      if (few) return produce<D, own, 64>(p, m, row0);
+    }
+    produce<D, own, 128>(p, m, row0);
   } else {
-    take_registers<240>();
-    consume<D, own>(p, m, row0, blockIdx.y);
+    take_registers<232>();
+    if constexpr (own) {
+      if (few) return Consumer<D, own, 64>(p, m, row0).run();
+    }
+    Consumer<D, own, 128>(p, m, row0).run();
   }
 #endif
 }
@@ -349,22 +396,31 @@ HeadsRef<const T> constant(const HeadsRef<T>& t) {
   return {t.data, t.row, t.head};
 }
 
+// Heads with queries of their own that a block takes one after the other: several, as long as that leaves enough blocks
+// for a few rounds of the device. The next one's first copies are under way while one ends.
+int heads_a_block(const IntervalForward<bf16>& a) {
+  constexpr int64_t enough = 528, most = 4;
+  return static_cast<int>(std::clamp<int64_t>(blocks_for(a.queries, kRows) * a.heads / enough, 1, most));
+}
+
 template <int D, bool own>
 void launch(const IntervalForward<bf16>& a, cudaStream_t stream) {
   Args p{};
   p.a = a;
+  p.heads = heads_a_block(a);
   p.q = tensor_map(a.q, a.queries, a.q_heads, a.dim, kRows);
-  p.k = tensor_map(a.k, a.keys, a.kv_heads, a.dim, kKeys);
-  p.v = tensor_map(a.v, a.keys, a.kv_heads, a.dim, kKeys);
+  p.k = tensor_map(a.k, a.keys, a.kv_heads, a.dim, 64);
+  p.v = tensor_map(a.v, a.keys, a.kv_heads, a.dim, 64);
   p.o = tensor_map(constant(a.o), a.queries, a.heads, a.dim, 16);
   if (own) {
-    p.value = tensor_map(a.own.value, a.queries, a.heads, a.dim, kRows);
-    p.gate = tensor_map(a.own.gate, a.queries, a.heads, a.dim, kRows);
+    p.value = tensor_map(a.own.value, a.queries, a.heads, a.dim, kHalf);
+    p.gate = tensor_map(a.own.gate, a.queries, a.heads, a.dim, kHalf);
   }
   constexpr int64_t bytes = sizeof(Memory<D, own>) + 1024;
   static_assert(bytes <= 227 * 1024);
   allow_shared_memory(reinterpret_cast<const void*>(kernel<D, own>), bytes, "attention_forward");
-  const dim3 grid(static_cast<unsigned>(blocks_for(a.queries, kRows)), static_cast<unsigned>(a.q_heads));
+  const int64_t head_blocks = a.q_heads < a.heads ? a.q_heads : blocks_for(a.heads, p.heads);
+  const dim3 grid(static_cast<unsigned>(blocks_for(a.queries, kRows)), static_cast<unsigned>(head_blocks));
   kernel<D, own><<<grid, kThreads, bytes, stream>>>(p);
   check_launch("attention_forward (Hopper)");
 }

@@ -1,6 +1,7 @@
 // The gradient of the queries, for Hopper: one block a tile of 128 queries and a query head; it goes through the heads
-// that share those queries, so that their sum stays in registers. A producer warp streams the gradients of the
-// outputs of each head and blocks of keys and values; two warpgroups own 64 rows each.
+// that share those queries, so that their sum stays in registers. Of its first warpgroup one warp streams the gradients
+// of the outputs of each head and blocks of keys and values, and one zeroes what no row sees; two warpgroups own 64
+// rows each.
 #include "rattan/kernels/cuda/hopper.cuh"
 #include "rattan/kernels/cuda/interval_backward_hopper.cuh"
 #include "rattan/kernels/cuda/launch.h"
@@ -20,7 +21,7 @@ struct Memory {
   bf16 k[kStages][kKeys * D];
   bf16 v[kStages][kKeys * D];
   TileSpan<kRows> span;
-  Barrier q_full, d_o_full[2], d_o_empty[2], full[kStages], empty[kStages];
+  Barrier q_full, d_o_full[2], d_o_empty[2], raw[kStages], full[kStages], empty[kStages];
 };
 
 template <class U>
@@ -29,9 +30,11 @@ struct Args {
   CUtensorMap q, d_o, k, v;
 };
 
+// A warp.
 template <class U, int D>
 __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head) {
-  const int group = static_cast<int>(p.a.heads / p.a.kv_heads), row = static_cast<int>(row0);
+  const SeenBlocks<kKeys, kRows> blocks(m.span);
+  const int group = static_cast<int>(p.a.heads) / static_cast<int>(p.a.kv_heads), row = static_cast<int>(row0);
   const bool leads = threadIdx.x == 0;
   Turn<2> head_turn;
   Turn<kStages> turn;
@@ -42,15 +45,32 @@ __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
       copy_tile<kRows, D>(m.d_o[head_turn.stage], p.d_o, m.d_o_full[head_turn.stage], head, row);
     }
     head_turn.next();
-    for (int key = m.span.next_seen(m.span.low, kKeys); key < m.span.high;
-         key = m.span.next_seen(int64_t{key} + kKeys, kKeys)) {
+    const int kv_head = head / group;
+    for (int key = blocks.first(); key < blocks.end(); key = blocks.after(key)) {
       wait(m.empty[turn.stage], turn.parity ^ 1);
       if (leads) {
-        arrive_expecting(m.full[turn.stage], 2 * kKeys * D * 2);
-        copy_tile<kKeys, D>(m.k[turn.stage], p.k, m.full[turn.stage], head / group, key);
-        copy_tile<kKeys, D>(m.v[turn.stage], p.v, m.full[turn.stage], head / group, key);
+        Barrier& full = blocks.all_seen(key) ? m.full[turn.stage] : m.raw[turn.stage];
+        arrive_expecting(full, 2 * kKeys * D * 2);
+        copy_tile<kKeys, D>(m.k[turn.stage], p.k, full, kv_head, key);
+        copy_tile<kKeys, D>(m.v[turn.stage], p.v, full, kv_head, key);
       }
       turn.next();
+    }
+  }
+}
+
+// A warp: zeroes keys that no row sees.
+template <class U, int D>
+__device__ void clean_keys(const Args<U>& p, Memory<D>& m, int q_head) {
+  const SeenBlocks<kKeys, kRows> blocks(m.span);
+  Turn<kStages> turn;
+  unsigned parities = 0;
+  for (int head = q_head; head < p.a.heads; head += static_cast<int>(p.a.q_heads)) {
+    for (int key = blocks.first(); key < blocks.end(); key = blocks.after(key), turn.next()) {
+      if (blocks.all_seen(key)) continue;
+      clean_block<kKeys, D>(m.span, m.k[turn.stage], key, m.raw[turn.stage], parities >> turn.stage & 1,
+                            m.full[turn.stage]);
+      parities ^= 1u << turn.stage;
     }
   }
 }
@@ -82,6 +102,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
   const int own = warpgroup * 64 + threadIdx.x / 32 % 4 * 16 + lane / 4, step = static_cast<int>(p.a.q_heads);
   const bf16* q = m.q + warpgroup * 64 * 64;
   const float scale = p.a.scale * kLog2e;
+  const SeenBlocks<kKeys, kRows> blocks(m.span);
   int begin[2], end[2];
   bool sees[2];
 #pragma unroll
@@ -102,8 +123,7 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
     next.load(p, sees, row0 + own, head + step);
     wait(m.d_o_full[head_turn.stage], head_turn.parity);
     const bf16* d_o = m.d_o[head_turn.stage] + warpgroup * 64 * 64;
-    for (int key0 = m.span.next_seen(m.span.low, kKeys); key0 < m.span.high;
-         key0 = m.span.next_seen(int64_t{key0} + kKeys, kKeys)) {
+    for (int key0 = blocks.first(); key0 < blocks.end(); key0 = blocks.after(key0)) {
       wait(m.full[turn.stage], turn.parity);
       wgmma_fence();
       multiply_scores<D>(s, q, m.k[turn.stage]);
@@ -140,7 +160,6 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t row0, int q_head
       }
       unsigned d_scores[kKeys / 16][4];
       pack(d_scores, s);
-      zero_unseen<kKeys, D>(m.span, m.k[turn.stage], key0, warpgroup);
       pin(dq);
       wgmma_fence();
       const unsigned keys = by_rows<kKeys>(m.k[turn.stage]);
@@ -172,6 +191,7 @@ __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __g
       init_barrier(m.d_o_empty[s], 2);
     }
     for (int s = 0; s < kStages; ++s) {
+      init_barrier(m.raw[s], 1);
       init_barrier(m.full[s], 1);
       init_barrier(m.empty[s], 2);
     }
@@ -181,10 +201,14 @@ __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __g
   }
   m.span.load(p.a.begin, p.a.end, row0, p.a.queries);
   if (threadIdx.x < 128) {
-    keep_registers<24>();
-    if (threadIdx.x < 32) produce<U, D>(p, m, row0, blockIdx.y);
+    keep_registers<40>();
+    if (threadIdx.x < 32) {
+      produce<U, D>(p, m, row0, blockIdx.y);
+    } else if (threadIdx.x < 64) {
+      clean_keys(p, m, blockIdx.y);
+    }
   } else {
-    take_registers<240>();
+    take_registers<232>();
     consume<U, D>(p, m, row0, blockIdx.y);
   }
 #endif
