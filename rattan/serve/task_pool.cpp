@@ -1,0 +1,65 @@
+#include "rattan/serve/task_pool.h"
+
+namespace rattan::serve {
+
+TaskPool::TaskPool(int threads) {
+  for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+}
+
+TaskPool::~TaskPool() {
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  changed_.notify_all();
+  for (std::thread& thread : threads_) thread.join();
+}
+
+void TaskPool::post(Task task) {
+  {
+    const std::lock_guard lock(mutex_);
+    tasks_.push_back(std::move(task));
+  }
+  changed_.notify_one();
+}
+
+void TaskPool::after(double seconds, Task task) {
+  const auto at = std::chrono::steady_clock::now() + std::chrono::microseconds(static_cast<int64_t>(seconds * 1e6));
+  {
+    const std::lock_guard lock(mutex_);
+    later_.emplace(at, std::move(task));
+  }
+  changed_.notify_one();
+}
+
+std::size_t TaskPool::waiting() const {
+  const std::lock_guard lock(mutex_);
+  return tasks_.size();
+}
+
+void TaskPool::work() {
+  std::unique_lock lock(mutex_);
+  while (!ended_) {
+    Task task;
+    if (!later_.empty() && later_.begin()->first <= std::chrono::steady_clock::now()) {
+      task = std::move(later_.begin()->second);
+      later_.erase(later_.begin());
+    } else if (!tasks_.empty()) {
+      task = std::move(tasks_.front());
+      tasks_.pop_front();
+    } else if (!later_.empty()) {
+      const auto at = later_.begin()->first;
+      changed_.wait_until(lock, at);
+      continue;
+    } else {
+      changed_.wait(lock);
+      continue;
+    }
+    lock.unlock();
+    task();
+    task = nullptr;  // what it holds is released without the lock
+    lock.lock();
+  }
+}
+
+}  // namespace rattan::serve

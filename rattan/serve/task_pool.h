@@ -1,0 +1,35 @@
+// A few threads for work that takes longer than an I/O thread should: parsing, tokenizing, building answers.
+#pragma once
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+namespace rattan::serve {
+
+class TaskPool {
+ public:
+  using Task = std::function<void()>;  // must not throw
+  explicit TaskPool(int threads);
+  ~TaskPool();  // waits for what runs; what waits is dropped
+
+  void post(Task task);
+  void after(double seconds, Task task);
+  std::size_t waiting() const;
+
+ private:
+  void work();
+
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Task> tasks_;
+  std::multimap<std::chrono::steady_clock::time_point, Task> later_;
+  std::vector<std::thread> threads_;
+  bool ended_ = false;
+};
+
+}  // namespace rattan::serve
