@@ -2,6 +2,7 @@
 #include "rattan/base/config.h"
 #include "rattan/cli/config_file.h"
 #include "rattan/cli/verb.h"
+#include "rattan/eval/study/study_file.h"
 
 namespace rattan::cli {
 namespace docs_file {
@@ -17,6 +18,13 @@ configuration with every key written out.
 
 `rattan init` and `rattan inspect` use `[model]` and `[mixers.<name>]`, and accept and check the other tables;
 `config.json` in a model folder holds `[model]` and `[mixers.<name>]` as JSON.
+
+)";
+
+constexpr const char* studies = R"(
+# Studies
+
+What `rattan study` reads ([study.md](study.md)): the tables above, and these.
 
 )";
 
@@ -40,7 +48,12 @@ std::string configuration() {
   auto model = to_markdown([&](Fields& f) { config.model.fields(f); });
   model = model.substr(0, model.find("\n## `[mixers."));
   const auto rest = to_markdown([&](Fields& f) { config.other_fields(f); });
-  return introduction + model + "\n" + mixers() + "\n" + rest;
+  study::StudyFile study;
+  const auto of_studies = to_markdown([&](Fields& f) {
+    study.study_fields(f);
+    f.table("recall", study.base.recall, "data of the task recall, made up; instead of [data]");
+  });
+  return introduction + model + "\n" + mixers() + "\n" + rest + studies + of_studies;
 }
 
 void declare(CLI::App& verb) {

@@ -15,6 +15,7 @@ namespace rattan::cli {
   X(score)              \
   X(eval)               \
   X(bench)              \
+  X(study)              \
   X(inspect)            \
   X(doctor)             \
   X(docs)

@@ -4,6 +4,7 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
+#include <algorithm>
 #include <charconv>
 #include <numeric>
 #include <vector>
@@ -32,16 +33,26 @@ std::vector<int64_t> draw(int64_t count, int64_t limit, Rng& rng) {
 void fill_sequence(const RecallConfig& config, int64_t* ids, int64_t* targets, Rng& rng) {
   const std::vector<int64_t> keys = draw(config.pairs, config.keys, rng);
   const std::vector<int64_t> order = draw(config.pairs, config.pairs, rng);
-  std::vector<int64_t> values(config.pairs);
+  std::vector<int64_t> values(config.pairs), gaps(config.asked() + 1, 0);
   for (int64_t& value : values) value = static_cast<int64_t>(rng.below(config.values));
-  for (int64_t i = 0; i < 2 * config.pairs; ++i) {
-    const bool asks = i >= config.pairs;
-    const int64_t pair = asks ? order[i - config.pairs] : i;
-    ids[2 * i] = keys[pair];
-    ids[2 * i + 1] = config.keys + values[pair];
-    targets[2 * i] = asks ? ids[2 * i + 1] : ignored;
-    targets[2 * i + 1] = ignored;
+  for (int64_t i = 0; i < config.noise; ++i) ++gaps[rng.below(gaps.size())];
+  std::fill(targets, targets + config.tokens(), ignored);
+  int64_t at = 0;
+  auto put_pair = [&](int64_t pair) {
+    ids[at++] = keys[pair];
+    ids[at++] = config.keys + values[pair];
+  };
+  auto put_noise = [&](int64_t count) {
+    for (; count > 0; --count)
+      ids[at++] = config.keys + config.values + static_cast<int64_t>(rng.below(config.noise_symbols));
+  };
+  for (int64_t i = 0; i < config.pairs; ++i) put_pair(i);
+  for (int64_t i = 0; i < config.asked(); ++i) {
+    put_noise(gaps[i]);
+    put_pair(order[i]);
+    targets[at - 2] = ids[at - 1];
   }
+  put_noise(gaps.back());
 }
 
 at::Device device_of(models::Model& model) {
@@ -51,6 +62,17 @@ at::Device device_of(models::Model& model) {
 }
 
 }  // namespace recall_task_file
+
+void RecallConfig::fields(Fields& f) {
+  f("pairs", pairs, "pairs of a key and a value at the start of a sequence", at_least(1));
+  f("queries", queries, "how many of these are asked for afterwards; 0: each one", at_least(0));
+  f("noise", noise, "tokens of noise among the questions", at_least(0));
+  f("keys", keys, "symbols that keys are drawn from", at_least(1));
+  f("values", values, "symbols that values are drawn from", at_least(1));
+  f("noise_symbols", noise_symbols, "symbols that noise is drawn from", at_least(1));
+  f("batch", batch, "sequences of a batch", at_least(1));
+  f("valid_batches", valid_batches, "batches of an evaluation, none of which training sees", at_least(1));
+}
 
 Recall::Sequences::Sequences(const RecallConfig& config, train::Split split) : config_(config), split_(split) {}
 
@@ -82,6 +104,11 @@ Recall::Recall(const RecallConfig& config) : train_(config, train::Split::train)
   require(config.pairs > 0 && config.pairs <= config.keys && config.values > 0,
           "recall: {} pairs with distinct keys cannot be drawn from {} keys and {} values", config.pairs, config.keys,
           config.values);
+  require(config.queries >= 0 && config.queries <= config.pairs,
+          "recall: each of the {} pairs is asked for at most once, so there cannot be {} queries", config.pairs,
+          config.queries);
+  require(config.noise >= 0 && config.noise_symbols > 0, "recall: {} tokens of noise out of {} symbols cannot be drawn",
+          config.noise, config.noise_symbols);
 }
 
 train::Stream& Recall::stream(train::Split split) { return split == train::Split::train ? train_ : valid_; }
