@@ -7,6 +7,8 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <string>
+#include <type_traits>
 #include <vector>
 
 #include "rattan/base/error.h"
@@ -60,7 +62,7 @@ void time_kernel(const char* name, int64_t size, double flops, F&& run) {
   }
   std::sort(times.begin(), times.end());
   const double median = times[times.size() / 2];
-  std::printf("%-34s %7lld %9.3f ms (%.3f .. %.3f) %7.1f TFLOP/s\n", name, static_cast<long long>(size), median,
+  std::printf("%-43s %7lld %9.3f ms (%.3f .. %.3f) %7.1f TFLOP/s\n", name, static_cast<long long>(size), median,
               times.front(), times.back(), flops / median * 1e-9);
   std::fflush(stdout);
   check(cudaEventDestroy(start));
@@ -120,6 +122,16 @@ void run(const char* name, int64_t length, int64_t chunk, int64_t window, int64_
     b.dk = {static_cast<U*>(dk.data), kModel, kDim}, b.dv = {static_cast<U*>(dv.data), kModel, kDim};
     time_kernel((std::string(name) + " backward, queries").c_str(), length, 3 * product,
                 [&] { cuda::interval_query_hopper(b, nullptr); });
+    if constexpr (std::is_same_v<U, float>) {
+      Memory d_out(kTokens * kModel * 2), gate(kTokens * kModel * 2), d_gate(kTokens * kModel * 2);
+      fill(values(d_out), kTokens * kModel), fill(values(gate), kTokens * kModel);
+      cuda::IntervalBackward<bf16, U> g = b;
+      g.gated.d_out = {values(d_out), kModel, kDim}, g.gated.gate = {values(gate), kModel, kDim};
+      g.gated.out = {values(o), kModel, kDim}, g.gated.d_y = {values(d_o), kModel, kDim};
+      g.gated.d_gate = {values(d_gate), kModel, kDim}, g.gated.delta = static_cast<float*>(delta.data);
+      time_kernel((std::string(name) + " backward, queries, gated").c_str(), length, 3 * product,
+                  [&] { cuda::interval_query_hopper(g, nullptr); });
+    }
     time_kernel((std::string(name) + " backward").c_str(), length, 5 * product,
                 [&] { cuda::interval_attention_backward(b, nullptr); });
   };

@@ -149,6 +149,9 @@ void stages(Buffers& b, int64_t length, int64_t chunk) {
     cuda::rat_chunks(g, cuda::by_token<const bf16>(dy.data, width, kDim),
                      cuda::by_token<const float>(b.dq.data, kQueries, kDim), b.other.data, chunks_scratch, nullptr);
   });
+  const Memory<char> backward_scratch(cuda::rat_backward_scratch_bytes(shape));
+  time_stage("backward, whole", 9 * stream + 6 * narrow + 6 * end,
+             [&] { cuda::rat_backward(g, backward_scratch.data, nullptr); });
   std::printf("  scratch of chunks: %.0f MB\n", static_cast<double>(counted.used()) * 1e-6);
 }
 

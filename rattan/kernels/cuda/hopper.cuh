@@ -25,6 +25,13 @@ struct Barrier {
   uint64_t state;
 };
 
+// An M at the first multiple of 1,024 in a block's dynamic shared memory, which has 1,023 bytes more. An offset from
+// `memory`, so that the compiler goes on knowing that it is shared.
+template <class M>
+__device__ M& aligned_memory(uint8_t* memory) {
+  return *reinterpret_cast<M*>(memory + (-shared_address(memory) & 1023));
+}
+
 __device__ inline void init_barrier(Barrier& b, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(&b)), "r"(arrivals));
 }

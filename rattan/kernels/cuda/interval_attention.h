@@ -29,6 +29,15 @@ struct IntervalForward {
   bool vector = false;       // q, k, v, o and the own entries allow 16-byte accesses
 };
 
+// Outputs that were gated, out = sigmoid(gate) o, for a backward pass that starts from their gradient: it makes the
+// gradient d_y of o, that of the gate, and delta = d_y·o. Rows whose interval begins before 0 are padding: all zeros.
+template <class T>
+struct GatedOutput {
+  HeadsRef<const T> d_out, out, gate;
+  HeadsRef<T> d_y, d_gate;
+  float* delta = nullptr;  // [queries, heads]; null: outputs are not gated
+};
+
 template <class T, class U>
 struct IntervalBackward {
   int64_t queries = 0, keys = 0, heads = 0, q_heads = 0, kv_heads = 0, dim = 0;
@@ -42,6 +51,7 @@ struct IntervalBackward {
   HeadsRef<U> dq;                // [queries, q_heads, dim]
   HeadsRef<U> dk, dv;            // [keys, kv_heads, dim]
   bool accumulate = false;       // add to dk, dv
+  GatedOutput<T> gated;          // optional, if interval_backward_gates(): d_o and delta are its d_y and delta
   bool vector = false;           // q, k, v, o, d_o allow 16-byte accesses
   void* scratch = nullptr;       // device memory of interval_backward_scratch_bytes()
   bool vector_out = false;       // dq, dk, dv allow accesses of two elements
@@ -53,6 +63,9 @@ void interval_attention_forward(IntervalForward<bf16> a, void* stream);
 void interval_attention_backward(IntervalBackward<float, float> a, void* stream);
 void interval_attention_backward(IntervalBackward<bf16, bf16> a, void* stream);
 void interval_attention_backward(IntervalBackward<bf16, float> a, void* stream);
+// Whether the backward pass takes `gated` as it stands in `a`.
+bool interval_backward_gates(const IntervalBackward<float, float>& a);
+bool interval_backward_gates(IntervalBackward<bf16, float> a);
 
 // The forward pass of few queries that each have keys of their own, but for their own entries.
 int64_t interval_rows_scratch_bytes(int64_t queries, int64_t keys, int64_t heads, int64_t dim);

@@ -256,18 +256,27 @@ void launch(const IntervalBackward<T, U>& a, cudaStream_t stream) {
   }
 }
 
+// Fills in what accesses are allowed.
+template <class T, class U>
+void check_alignment(IntervalBackward<T, U>& a) {
+  a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.o) &&
+             aligned16(a.d_o);
+  a.vector_out = a.dim % 2 == 0 && aligned16(a.dq) && aligned16(a.dk) && aligned16(a.dv);
+}
+
+template <class U>
+bool suits_hopper(const IntervalBackward<bf16, U>& a) {
+  return a.vector && a.vector_out && a.keys > 0 && a.queries > 0 && a.dim <= 128 && a.scale > 0 && is_hopper();
+}
+
 template <class T, class U>
 void run(IntervalBackward<T, U>& a, void* stream_pointer) {
   if (a.heads == 0 || a.dim == 0) return;
   check_dim("attention_backward", a.dim);
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  a.vector = a.dim * sizeof(T) % 16 == 0 && aligned16(a.q) && aligned16(a.k) && aligned16(a.v) && aligned16(a.o) &&
-             aligned16(a.d_o);
-  a.vector_out = a.dim % 2 == 0 && aligned16(a.dq) && aligned16(a.dk) && aligned16(a.dv);
+  check_alignment(a);
   if constexpr (std::is_same_v<T, bf16>) {
-    if (a.vector && a.vector_out && a.keys > 0 && a.queries > 0 && a.dim <= 128 && a.scale > 0 && is_hopper()) {
-      return interval_backward_hopper(a, stream);
-    }
+    if (suits_hopper(a)) return interval_backward_hopper(a, stream);
   }
   if (a.dim <= 64) return launch<T, 64>(a, stream);
   if (a.dim <= 128) return launch<T, 128>(a, stream);
@@ -275,6 +284,14 @@ void run(IntervalBackward<T, U>& a, void* stream_pointer) {
 }
 
 }  // namespace interval_backward_file
+
+bool interval_backward_gates(const IntervalBackward<float, float>&) { return false; }
+bool interval_backward_gates(IntervalBackward<bf16, float> a) {
+  const GatedOutput<bf16>& g = a.gated;
+  interval_backward_file::check_alignment(a);
+  return interval_backward_file::suits_hopper(a) && aligned16(g.d_out) && aligned16(g.out) && aligned16(g.gate) &&
+         aligned16(g.d_y) && aligned16(g.d_gate);
+}
 
 void interval_attention_backward(IntervalBackward<float, float> a, void* stream) {
   interval_backward_file::run(a, stream);

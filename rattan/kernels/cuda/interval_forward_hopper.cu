@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "rattan/kernels/cuda/interval_attention.h"
 #include "rattan/kernels/cuda/launch.h"
 #include "rattan/kernels/cuda/tensor_map.h"
 #include "rattan/kernels/cuda/tile_span.cuh"
@@ -21,7 +22,7 @@ constexpr int kRows = 128, kHalf = 64, kStages = 2, kThreads = 384;
 template <int D, bool own>
 struct Memory {
   // Up to so many keys a tile takes blocks of 64, which leaves room for own entries of two heads at once.
-  static constexpr int few_keys = own ? 256 : 0;
+  static constexpr int few_keys = own ? 128 : 0;
   static constexpr int queries = own ? 1 : 2;
   static constexpr int unit = (own ? 2 : 1) * kHalf * D;  // in: own values and gate of 64 rows; out: o
   bf16 q[queries][kRows * D];
@@ -177,28 +178,61 @@ class Consumer {
   }
 
   __device__ void run() {
-    const Heads heads(p_);
-    if (takes_turns && warpgroup_ == 1) arrive_threads(1, 256);  // the other one begins
-    for (int head = heads.first; head < heads.last; head += heads.step) {
-      const bool opens = head == heads.first;
-      float scores[2];
-      load_scores(scores, head);
-      if (opens || !heads.share) wait(m_.q_full[query_.stage], query_.parity);
-      attend(!opens);
-      if (!heads.share) {
-        if (leads()) arrive(m_.q_empty[query_.stage]);
-        query_.next();
-      }
-      write(head, scores);
-    }
+    wait(m_.q_full[0], 0);
+    blocks_.first() < blocks_.end() ? see_blocks() : see_nothing();
     finish_sending();
-    if (takes_turns && warpgroup_ == 0) sync_threads(1, 256);
   }
 
  private:
-  static constexpr bool takes_turns = keys == 128;
-
   __device__ static bool leads() { return threadIdx.x % 128 == 0; }
+
+  __device__ void see_nothing() {
+    const Heads heads(p_);
+    for (int head = heads.first; head < heads.last; head += heads.step) {
+      if (head != heads.first) finish_sending();
+      float scores[2], lse[2];
+      load_scores(scores, head);
+      rows_.see_nothing();
+      const RowFactors factors = rows_.template factors<own>(scores, lse);
+      store_lse(lse, head);
+      if (!heads.share) next_query(head + heads.step < heads.last);
+      write(head, factors);
+    }
+  }
+
+  __device__ void see_blocks() {
+    const Heads heads(p_);
+    wait(m_.k_full[k_turn_.stage], k_turn_.parity);
+    start_scores();
+    wgmma_wait<0>();
+    end_scores();
+    for (int head = heads.first; head < heads.last; head += heads.step) {
+      const bool more = head + heads.step < heads.last;
+      float scores[2], lse[2];
+      load_scores(scores, head);
+      const bool add = add_blocks(head != heads.first);
+      const RowFactors factors = rows_.template factors<own>(scores, lse);
+      store_lse(lse, head);
+      start_values(add);
+      if (!heads.share) next_query(more);
+      // The next head's first scores are multiplied while this one's rows are written. After the last head they are
+      // of whatever is there, and of no use: products may not depend on a condition.
+      if (more) wait(m_.k_full[k_turn_.stage], k_turn_.parity);
+      start_scores();
+      wgmma_wait<1>();
+      end_values();
+      write(head, factors);
+      wgmma_wait<0>();
+      if (more) end_scores();
+    }
+  }
+
+  // The query of a head is done with; waits for the next one's, if there are `more`.
+  __device__ void next_query(bool more) {
+    if (leads()) arrive(m_.q_empty[query_.stage]);
+    query_.next();
+    if (more) wait(m_.q_full[query_.stage], query_.parity);
+  }
 
   // Multiplies the scores of the next block, which are there when the products are waited for.
   __device__ void start_scores() {
@@ -220,40 +254,26 @@ class Consumer {
     wgmma_commit();
   }
   __device__ void end_values() {
-    wgmma_wait<0>();
     pin(rows_.out);
     if (leads()) arrive(m_.v_empty[v_turn_.stage]);
     v_turn_.next();
   }
 
-  __device__ void attend(bool has_sent) {
+  // Adds all blocks, but for the products with the last one's values: these are to be added to `out`, or, if it returns
+  // false, to be all. The scores of the first are there.
+  __device__ bool add_blocks(bool has_sent) {
     const float scale = p_.a.scale * kLog2e;
     float shrink[2];
-    int key = blocks_.first();
-    if (key >= blocks_.end()) {
-      clear(rows_.out);
-#pragma unroll
-      for (int i = 0; i < 2; ++i) rows_.base[i] = -INFINITY, rows_.sum[i] = 0;
-      if (has_sent) finish_sending();
-      return;
-    }
-    wait(m_.k_full[k_turn_.stage], k_turn_.parity);
-    start_scores();
-    if (has_sent) finish_sending();
-    int next = blocks_.after(key);
-    wgmma_wait<0>();
-    end_scores();
+    int key = blocks_.first(), next = blocks_.after(key);
     rows_.template exponentials<true>(scores_, key, scale, shrink);
     pack(probabilities_, scores_);
-    if (next < blocks_.end()) wait(m_.k_full[k_turn_.stage], k_turn_.parity);
+    if (has_sent) finish_sending();
     bool add = false;
+    if (next < blocks_.end()) wait(m_.k_full[k_turn_.stage], k_turn_.parity);
     while (next < blocks_.end()) {
-      // The warpgroups take turns, so that one multiplies while the other exponentiates.
-      if constexpr (takes_turns) sync_threads(1 + warpgroup_, 256);
       start_scores();
       start_values(add);
       add = true;
-      if constexpr (takes_turns) arrive_threads(2 - warpgroup_, 256);
       key = next;
       next = blocks_.after(key);
       wgmma_wait<1>();
@@ -261,12 +281,12 @@ class Consumer {
       const bool moved = rows_.template exponentials<false>(scores_, key, scale, shrink);
       // All of that while the values are multiplied: nothing moves beyond this loop.
       if (next < blocks_.end()) wait(m_.k_full[k_turn_.stage], k_turn_.parity);
+      wgmma_wait<0>();
       end_values();
       if (moved) rows_.scale_out(shrink);
       pack(probabilities_, scores_);
     }
-    start_values(add);
-    end_values();
+    return add;
   }
 
   // The scores of the own entries of this thread's rows.
@@ -278,37 +298,23 @@ class Consumer {
     }
   }
 
-  // Writes o, merged with the own entries, and the log-sum-exp.
-  __device__ void write(int head, const float (&scores)[2]) {
-    rows_.join_sums();
-    float lse[2];
-    RowFactors factors{};
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      lse[i] = rows_.log_sum(i);
-      factors.sums[i] = rows_.sum[i] > 0 ? 1.0f / rows_.sum[i] : 0.0f;
-    }
-    if constexpr (own) add_own_entries(factors, lse, scores);
+  __device__ void store_lse(const float (&lse)[2], int head) const {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       if (p_.a.lse && threadIdx.x % 4 == 0 && row_ + i * 8 < p_.a.queries)
         p_.a.lse[(row_ + i * 8) * p_.a.heads + head] = lse[i];
     }
+  }
+
+  // Writes o, merged with the own entries.
+  __device__ void write(int head, const RowFactors& factors) {
     bf16 *tile = pool_.value(warpgroup_, unit_.stage), *gate = pool_.gate(warpgroup_, unit_.stage);
     if constexpr (own) wait(m_.own_full[unit_.stage * 2 + warpgroup_], unit_.parity);
     put_rows<own, D>(tile, gate, first_, rows_.out, factors);
-    send(tile, head);
+    // first_ and row_ of lane 0, which sends, are the warp's.
+    send_rows<D>(p_.o, tile, first_, head, row_);
   }
 
-  // Sends a warp's 16 rows of a tile.
-  __device__ void send(const bf16* tile, int head) const {
-    fence_async();
-    __syncwarp();
-    if (threadIdx.x % 32 != 0) return;
-#pragma unroll
-    for (int c = 0; c < D; c += 64) send_box(p_.o, tile + c * kHalf + first_ * 64, c, head, static_cast<int>(row_));
-    commit_sent();
-  }
   // Until the copy engine has read what this warp sent for the head before, that memory may not change.
   __device__ void finish_sending() {
     if (threadIdx.x % 32 == 0) {
@@ -369,7 +375,7 @@ template <int D, bool own>
 __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __grid_constant__ Args p) {
 #ifdef RATTAN_HOPPER_CODE
   extern __shared__ uint8_t memory[];
-  auto& m = *reinterpret_cast<Memory<D, own>*>((reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024);
+  auto& m = aligned_memory<Memory<D, own>>(memory);
   // With causal intervals the last tiles are the slowest; they come first.
   const int64_t row0 = int64_t{gridDim.x - 1 - blockIdx.x} * kRows;
   if (threadIdx.x == 0) prepare(p, m, row0);
@@ -399,7 +405,7 @@ HeadsRef<const T> constant(const HeadsRef<T>& t) {
 // Heads with queries of their own that a block takes one after the other: several, as long as that leaves enough blocks
 // for a few rounds of the device. The next one's first copies are under way while one ends.
 int heads_a_block(const IntervalForward<bf16>& a) {
-  constexpr int64_t enough = 528, most = 4;
+  constexpr int64_t enough = 528, most = 8;
   return static_cast<int>(std::clamp<int64_t>(blocks_for(a.queries, kRows) * a.heads / enough, 1, most));
 }
 

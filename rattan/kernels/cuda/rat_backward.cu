@@ -1,4 +1,5 @@
-// RAT backward on one stream: rows, rotate, gate, attention over the chunk ends, chunks (rat_stages.h).
+// RAT backward on one stream: rows, rotate, gate, attention over the chunk ends, chunks (rat_stages.h). The attention
+// takes the gate over where it can: dy is on its way through it anyway.
 // Until the last stage overwrites them, dy lies where dv will and the rotated queries where dq will: d_proj is the
 // scratch memory of both.
 #include <cmath>
@@ -48,7 +49,6 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
   rat_padding(shape, s.rows, padding, stream);
   if (shape.chunks == 0) return;
   rat_rotate(shape, a.table, a.cos, a.sin, a.proj, by_token(queries, row, shape.dim), stream);
-  rat_gate(a, by_token(dy, row, shape.dim), s.delta, stream);
 
   IntervalBackward<T, float> b;
   b.queries = shape.tokens, b.keys = shape.ends, b.dim = shape.dim;
@@ -60,6 +60,14 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
   b.d_o = {dy, row, shape.dim};
   b.dq = {s.dq, query_width, shape.dim};
   b.dk = a.d_ends_k, b.dv = a.d_ends_v, b.accumulate = true;
+  b.gated.d_out = {a.d_out.data, a.d_out.row, shape.dim}, b.gated.out = {a.out.data, a.out.row, shape.dim};
+  b.gated.gate = {a.proj.data + columns.z, a.proj.row, shape.dim};
+  b.gated.d_y = {dy, row, shape.dim}, b.gated.d_gate = {a.d_proj.data + columns.z, row, shape.dim};
+  b.gated.delta = s.delta;
+  if (!interval_backward_gates(b)) {
+    b.gated = {};
+    rat_gate(a, by_token(dy, row, shape.dim), s.delta, stream);
+  }
   interval_attention_backward(b, stream);
   rat_chunks(a, by_token<const T>(dy, row, shape.dim), by_token<const float>(s.dq, query_width, shape.dim), s.delta,
              s.chunks, stream);
