@@ -25,14 +25,6 @@ void copy_into(nn::State& larger, const nn::State& state) {
   larger.length = state.length;
 }
 
-// Slots of a step for n sequences. A step is recorded for each size, so on a GPU sizes are rounded up, by an eighth at
-// most where there are many.
-int64_t rounded_up(int64_t n) {
-  int64_t grain = 1;
-  while (16 * grain < n) grain *= 2;
-  return ceil_div(n, grain) * grain;
-}
-
 bool same_place(const Slot& a, const Slot& b) { return a.row == b.row && a.position == b.position && a.idle == b.idle; }
 
 }  // namespace context_file
@@ -80,41 +72,57 @@ Context::Context(models::Model& model, int64_t rows, int64_t capacity, bool reco
       serves_steps_(DecodeStep::serves(model)),
       record_(record) {}
 
-at::Tensor Context::extend(std::span<const Piece> pieces) {
+at::Tensor read_rows(models::Model& model, nn::State& state, std::span<const Reading> readings) {
   at::NoGradGuard no_grad;
   ops::FewRowsScope few_rows;
-  int64_t longest = 0;
-  for (const Piece& piece : pieces)
-    longest = std::max(longest, length(piece.row) + static_cast<int64_t>(piece.ids.size()));
-  reserve(longest);
+  const at::Device device = device_of(model);
   std::vector<nn::Segment> segments;
   std::vector<int32_t> ids;
-  for (const Piece& piece : pieces) {
-    const int64_t held = length(piece.row);
-    const auto row = static_cast<int32_t>(piece.row), begin = static_cast<int32_t>(ids.size());
-    ids.insert(ids.end(), piece.ids.begin(), piece.ids.end());
+  for (const Reading& r : readings) {
+    const auto row = static_cast<int32_t>(r.row), begin = static_cast<int32_t>(ids.size());
+    ids.insert(ids.end(), r.ids.begin(), r.ids.end());
     segments.push_back({.begin = begin,
                         .end = static_cast<int32_t>(ids.size()),
-                        .pos0 = static_cast<int32_t>(held),
+                        .pos0 = static_cast<int32_t>(r.held),
                         .doc = row,
-                        .from = row,
+                        .from = r.held > 0 ? row : -1,
                         .to = row});
   }
-  const nn::Layout layout(1, static_cast<int64_t>(ids.size()), std::move(segments), device_);
+  const nn::Layout layout(1, static_cast<int64_t>(ids.size()), std::move(segments), device);
   nn::Call call{layout};
-  at::Tensor h = model_.extend({ids_tensor(ids, device_).unsqueeze(0), {}}, state_, call);
-  for (const Piece& piece : pieces)
-    lengths_[static_cast<std::size_t>(piece.row)] += static_cast<int64_t>(piece.ids.size());
-  return h.squeeze(0);
+  return model.extend({ids_tensor(ids, device).unsqueeze(0), {}}, state, call).squeeze(0);
 }
 
-at::Tensor Context::logits(const at::Tensor& h) {
+at::Tensor logits_of(models::Model& model, const at::Tensor& h) {
   at::NoGradGuard no_grad;
   ops::FewRowsScope few_rows;
-  const nn::Layout layout = nn::Layout::uniform(1, h.size(0), device_);
+  const nn::Layout layout = nn::Layout::uniform(1, h.size(0), h.device());
   nn::Call call{layout};
-  return model_.head().logits(h, call);
+  return model.head().logits(h, call);
 }
+
+int64_t slots_for(int64_t n, at::Device device) {
+  if (!device.is_cuda()) return n;
+  int64_t grain = 1;
+  while (16 * grain < n) grain *= 2;
+  return ceil_div(n, grain) * grain;
+}
+
+at::Tensor Context::extend(std::span<const Piece> pieces) {
+  std::vector<Reading> readings;
+  int64_t longest = 0;
+  for (const Piece& piece : pieces) {
+    readings.push_back({piece.row, length(piece.row), piece.ids});
+    longest = std::max(longest, length(piece.row) + static_cast<int64_t>(piece.ids.size()));
+  }
+  reserve(longest);
+  at::Tensor h = read_rows(model_, state_, readings);
+  for (const Piece& piece : pieces)
+    lengths_[static_cast<std::size_t>(piece.row)] += static_cast<int64_t>(piece.ids.size());
+  return h;
+}
+
+at::Tensor Context::logits(const at::Tensor& h) { return logits_of(model_, h); }
 
 DecodeStep& Context::step_of(int64_t slots, int64_t greedy) {
   std::unique_ptr<DecodeStep>& step = steps_[{slots, greedy}];
@@ -135,13 +143,11 @@ Context::Next Context::step(std::span<const Piece> pieces, int64_t greedy) {
   std::vector<int32_t> ids;
   for (const Piece& piece : pieces)
     slots.push_back({.row = piece.row, .position = length(piece.row), .id = piece.ids.front()});
-  if (device_.is_cuda()) {
-    const auto wanted = static_cast<std::size_t>(context_file::rounded_up(static_cast<int64_t>(slots.size())));
-    std::vector<Slot> idle;
-    for (std::size_t row = 0; row < released_.size() && slots.size() + idle.size() < wanted; ++row)
-      if (released_[row]) idle.push_back({.row = static_cast<int64_t>(row), .idle = true});
-    if (slots.size() + idle.size() == wanted) slots.insert(slots.end(), idle.begin(), idle.end());
-  }
+  const auto wanted = static_cast<std::size_t>(slots_for(static_cast<int64_t>(slots.size()), device_));
+  std::vector<Slot> idle;
+  for (std::size_t row = 0; row < released_.size() && slots.size() + idle.size() < wanted; ++row)
+    if (released_[row]) idle.push_back({.row = static_cast<int64_t>(row), .idle = true});
+  if (slots.size() + idle.size() == wanted) slots.insert(slots.end(), idle.begin(), idle.end());
   for (const Slot& s : slots) ids.push_back(s.id);
   DecodeStep& step = step_of(static_cast<int64_t>(slots.size()), greedy);
   if (std::equal(slots.begin(), slots.end(), step.slots().begin(), context_file::same_place)) {

@@ -16,6 +16,22 @@ namespace rattan::infer {
 // Where a model's parameters are. Error if they were never allocated.
 at::Device device_of(models::Model& model);
 
+// The next tokens of a state row that holds `held` already; not empty.
+struct Reading {
+  int64_t row = 0, held = 0;
+  std::span<const int32_t> ids;
+};
+
+// Reads on, different rows and any lengths packed into one call of the model. Hidden states [N, D] of the N tokens, in
+// their order. What a row holds beyond `held` does not matter.
+at::Tensor read_rows(models::Model& model, nn::State& state, std::span<const Reading> readings);
+
+at::Tensor logits_of(models::Model& model, const at::Tensor& h);  // [n, D] -> fp32 [n, V]
+
+// Slots of a step for n sequences. On a GPU a step is recorded for each size, so there sizes are rounded up, by an
+// eighth at most where there are many.
+int64_t slots_for(int64_t n, at::Device device);
+
 class Context {
  public:
   struct Piece {

@@ -35,7 +35,7 @@ struct EngineConfig {
   int64_t max_sequences = 64;     // that run at the same time
   int64_t max_context = 4096;     // tokens of a sequence, prompt and answer
   int64_t memory = 0;             // bytes for states and cached prefixes; 0: what max_sequences take, and as much again
-  int64_t prefill_tokens = 512;   // prompt tokens that one step reads at most
+  int64_t prefill_tokens = 512;   // prompt tokens that one step reads at most, divided evenly among waiting prompts
   int64_t max_waiting = 1024;     // requests in the queue
   int64_t snapshot_every = 1024;  // tokens between the snapshots of states that resume nowhere else
   int64_t lookup = 0;             // tokens a step guesses from the sequence's own past (exact); 0: none
@@ -49,7 +49,7 @@ struct EngineRequest {
   int64_t max_tokens = 16;      // 0: only read the prompt (with prompt_logprobs)
   int64_t choices = 1;          // continuations of the one prompt, which is read once
   SamplerConfig sampling;
-  std::map<int32_t, float> logit_bias;  // added to logits
+  std::map<int32_t, float> logit_bias;  // added to logits; finite
   std::vector<std::string> stop;
   std::vector<int32_t> end_tokens;  // any of these ends a choice
   uint64_t seed = 0;
@@ -67,7 +67,7 @@ struct TokenChoice {
 struct EngineEvent {
   enum class Kind : int8_t {
     prompt,    // the prompt was read: reused tokens, prompt_logprobs
-    token,     // one more token of `choice`
+    token,     // one more token of `choice`; the end token comes too, without text of its own
     finished,  // of `choice`; after the last choice's no event follows
     failed,    // the whole request; no event follows
   };
@@ -75,10 +75,11 @@ struct EngineEvent {
   int64_t choice = 0;
   TokenChoice token;
   std::vector<TokenChoice> top;  // most probable first
-  std::string text;              // what can be shown now
+  std::string text;              // what can be shown now; with the last token, all that was held back
   Finish finish = Finish::length;
   int64_t reused = 0;                                // kind prompt: leading tokens whose state was in the cache
-  std::vector<std::vector<TokenChoice>> prompt_top;  // of prompt tokens 1 ..: the token itself, then the alternatives
+  // Kind prompt, where asked for: of prompt tokens 1 .., the token itself, then the alternatives.
+  std::vector<std::vector<TokenChoice>> prompt_top;
   std::string error;                                 // kind failed: for the log, not for strangers
 };
 
@@ -123,10 +124,13 @@ class Engine {
   EngineStats stats() const;
   const EngineConfig& config() const;
 
-  // A conversation as one safetensors file: tokens, state, where it resumes. `tokens` must have been read by a request
-  // (its state is cached), else they are read first. Restoring puts it into the prefix cache, bit for bit.
-  void save(const std::vector<int32_t>& tokens, const std::string& path);
-  std::vector<int32_t> restore(const std::string& path);  // the tokens; InputError for another model or a damaged file
+  // A conversation as one safetensors file: its tokens, the state after all of them but the last, and what the caller
+  // notes. What is not cached of it is read first. Restoring puts it into the prefix cache, bit for bit, so that a
+  // prompt that begins with these tokens goes on from there. Both wait for the engine's thread: not for a listener.
+  using Notes = std::map<std::string, std::string>;
+  void save(const std::vector<int32_t>& tokens, const std::string& path, const Notes& notes = {});
+  // The tokens; InputError for another model or a damaged file, Busy if there is no memory for it.
+  std::vector<int32_t> restore(const std::string& path, Notes* notes = nullptr);
 
  private:
   struct Impl;

@@ -12,8 +12,7 @@
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
 #include "rattan/infer/context.h"
-#include "rattan/infer/stop.h"
-#include "rattan/infer/utf8.h"
+#include "rattan/infer/text_stream.h"
 
 namespace rattan::infer {
 namespace generator_file {
@@ -24,21 +23,20 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 // A request on its way.
 struct Sequence {
-  Sequence(std::size_t index_in, const Request& request_in, std::vector<int32_t> prompt)
+  Sequence(std::size_t index_in, const Request& request_in, std::vector<int32_t> prompt, const Tokenizer& tokenizer)
       : index(index_in),
         request(request_in),
         ids(std::move(prompt)),
-        stop(request.stop),
-        has_text(!request.prompt.empty()) {}
+        text(tokenizer, request.stop, !request.prompt.empty()) {}
+
+  std::size_t prompt_size() const { return ids.size() - result.ids.size(); }
 
   std::size_t index;
   const Request& request;
   std::vector<int32_t> ids;  // prompt and what was made
-  StopMatcher stop;
-  Utf8Stream utf8;
+  TextStream text;
   Generation result;
   bool done = false;
-  bool has_text;  // a token that adds text came before
 };
 
 void check(const Request& request, const Tokenizer& tokenizer) {
@@ -49,13 +47,8 @@ void check(const Request& request, const Tokenizer& tokenizer) {
             tokenizer.vocab_size() - 1);
 }
 
-bool whole_prefix(const nn::StateSpec& spec) {
-  return spec.prefix_whole || std::any_of(spec.child.begin(), spec.child.end(),
-                                          [](const auto& entry) { return whole_prefix(entry.second); });
-}
-
 // Takes a token into its sequence and tells what can be shown of it.
-TokenEvent accept(Sequence& s, const Choice& choice, const Tokenizer& tokenizer) {
+TokenEvent accept(Sequence& s, const Choice& choice) {
   TokenEvent event{s.index, choice.id, choice.logprob, "", {}};
   s.ids.push_back(choice.id);
   s.result.ids.push_back(choice.id);
@@ -63,16 +56,15 @@ TokenEvent accept(Sequence& s, const Choice& choice, const Tokenizer& tokenizer)
   if (choice.id == s.request.end_token) {
     event.finish = Finish::end_of_document;
   } else {
-    const std::string_view piece = tokenizer.decode_piece(choice.id, !s.has_text);
-    s.has_text = s.has_text || !tokenizer.decode_piece(choice.id).empty();
-    event.text = s.utf8.push(s.stop.push(piece));
-    if (s.stop.stopped()) event.finish = Finish::stop;
-    if (!event.finish && static_cast<int64_t>(s.result.ids.size()) >= s.request.max_tokens)
+    event.text = s.text.push(choice.id);
+    if (s.text.stopped()) {
+      event.finish = Finish::stop;
+    } else if (static_cast<int64_t>(s.result.ids.size()) >= s.request.max_tokens) {
       event.finish = Finish::length;
+    }
   }
   if (event.finish) {
-    if (!s.stop.stopped()) event.text += s.utf8.push(s.stop.finish());
-    event.text += s.utf8.finish();
+    event.text += s.text.finish();
     s.result.finish = *event.finish;
     s.done = true;
   }
@@ -97,10 +89,10 @@ class Run {
       const auto [place, fresh] = row_of_prompt_.try_emplace(prompt, row);
       if (fresh) prompts_.push_back(&place->first);
       rows_.push_back(place->second);
-      sequences_.emplace_back(sequences_.size(), request, std::move(prompt));
+      sequences_.emplace_back(sequences_.size(), request, std::move(prompt), tokenizer);
     }
     context_.emplace(model, static_cast<int64_t>(prompts_.size()), capacity, config.graph);
-    whole_prefix_ = whole_prefix(model.state_spec());
+    whole_prefix_ = model.state_spec().needs_whole_prefix();
   }
 
   std::vector<Generation> run(Timing& timing) {
@@ -174,9 +166,8 @@ class Run {
       for (const Context::Piece& piece : pieces) logits.push_back(logits_of(context_->extend({&piece, 1})).front());
       return choose_from(active, logits);
     }
-    const bool greedy = std::all_of(active.begin(), active.end(), [](const Sequence* s) {
-      return s->request.sampling.temperature == 0 && s->request.sampling.repetition_penalty == 1;
-    });
+    const bool greedy = std::all_of(active.begin(), active.end(),
+                                    [](const Sequence* s) { return s->request.sampling.takes_best(); });
     const auto n = static_cast<int64_t>(active.size());
     const Context::Next next = context_->step(pieces, greedy ? tokenizer_.vocab_size() : 0);
     if (next.ids.defined())
@@ -214,14 +205,15 @@ class Run {
       const int64_t known = std::min(row.numel(), tokenizer_.vocab_size());
       Rng rng = position_rng(s.request.seed, s.request.sample, s.ids.size());
       choices[static_cast<std::size_t>(i)] =
-          choose({row.const_data_ptr<float>(), static_cast<std::size_t>(known)}, s.ids, s.request.sampling, rng);
+          choose({row.const_data_ptr<float>(), static_cast<std::size_t>(known)},
+                 {.tokens = s.ids, .prompt = s.prompt_size()}, s.request.sampling, rng);
     });
     return choices;
   }
 
   void take(const std::vector<Sequence*>& active, const std::vector<Choice>& choices) {
     for (std::size_t i = 0; i < active.size(); ++i) {
-      const TokenEvent event = accept(*active[i], choices[i], tokenizer_);
+      const TokenEvent event = accept(*active[i], choices[i]);
       if (active[i]->done) context_->release(static_cast<int64_t>(active[i]->index));
       if (on_token_) on_token_(event);
     }

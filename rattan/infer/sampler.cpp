@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
+#include <unordered_map>
 #include <vector>
 
 #include "rattan/base/error.h"
@@ -34,16 +36,34 @@ double log_sum_exp(std::span<const float> logits, double max) {
   return max + std::log(sum);
 }
 
-std::vector<float> penalized(std::span<const float> logits, std::span<const int32_t> history, double penalty) {
-  std::vector<float> out(logits.begin(), logits.end());
-  std::vector<bool> seen(logits.size(), false);
-  for (int32_t id : history) {
-    const auto i = static_cast<std::size_t>(id);
-    if (id < 0 || i >= out.size() || seen[i]) continue;
-    seen[i] = true;
-    out[i] = static_cast<float>(out[i] > 0 ? out[i] / penalty : out[i] * penalty);
+bool changes(const Past& past, const SamplerConfig& config) {
+  return config.repetition_penalty != 1 || config.presence_penalty != 0 || config.frequency_penalty != 0 ||
+         (past.bias && !past.bias->empty()) || past.allowed;
+}
+
+void penalize(std::vector<float>& z, const Past& past, const SamplerConfig& config) {
+  std::unordered_map<int32_t, int64_t> made;  // times each token was made, 0 for those that were given alone
+  for (std::size_t i = 0; i < past.tokens.size(); ++i) made[past.tokens[i]] += i >= past.prompt;
+  for (const auto& [id, count] : made) {
+    if (id < 0 || static_cast<std::size_t>(id) >= z.size()) continue;
+    float& x = z[static_cast<std::size_t>(id)];
+    double y = x > 0 ? x / config.repetition_penalty : x * config.repetition_penalty;
+    if (count > 0) y -= config.presence_penalty + config.frequency_penalty * static_cast<double>(count);
+    x = static_cast<float>(y);
   }
-  return out;
+}
+
+std::vector<float> changed_by(std::span<const float> logits, const Past& past, const SamplerConfig& config) {
+  std::vector<float> z(logits.begin(), logits.end());
+  if (past.bias)
+    for (const auto& [id, bias] : *past.bias)
+      if (id >= 0 && static_cast<std::size_t>(id) < z.size()) z[static_cast<std::size_t>(id)] += bias;
+  if (config.repetition_penalty != 1 || config.presence_penalty != 0 || config.frequency_penalty != 0)
+    penalize(z, past, config);
+  for (std::size_t i = 0; past.allowed && i < z.size(); ++i)
+    if (i / 64 >= past.allowed->size() || ((*past.allowed)[i / 64] >> (i % 64) & 1) == 0)
+      z[i] = -std::numeric_limits<float>::infinity();
+  return z;
 }
 
 // top-p and min-p; `c` is sorted by falling probability.
@@ -81,6 +101,8 @@ void SamplerConfig::fields(Fields& f) {
   f("top_p", top_p, "sample from the fewest tokens whose probabilities reach this sum", Range{0, 1, true, {}});
   f("min_p", min_p, "sample from tokens at least this times as probable as the best", between(0, 1));
   f("repetition_penalty", repetition_penalty, "divides the positive logits of tokens already there", above(0));
+  f("presence_penalty", presence_penalty, "taken from the logits of tokens that were made", between(-100, 100));
+  f("frequency_penalty", frequency_penalty, "the same, for every time a token was made", between(-100, 100));
 }
 
 void SamplerConfig::validate() const {
@@ -94,9 +116,11 @@ void SamplerConfig::validate() const {
   check("min-p", min_p, between(0, 1));
   check("repetition penalty", repetition_penalty, above(0));
   require(std::isfinite(repetition_penalty), "the repetition penalty must be finite");
+  check("presence penalty", presence_penalty, between(-100, 100));
+  check("frequency penalty", frequency_penalty, between(-100, 100));
 }
 
-Choice choose(std::span<const float> logits, std::span<const int32_t> history, const SamplerConfig& config, Rng& rng) {
+Choice choose(std::span<const float> logits, const Past& past, const SamplerConfig& config, Rng& rng) {
   using namespace sampler_file;
   const double raw_max = checked_max(logits);
   const double normalizer = log_sum_exp(logits, raw_max);
@@ -104,9 +128,10 @@ Choice choose(std::span<const float> logits, std::span<const int32_t> history, c
 
   std::vector<float> changed;
   std::span<const float> z = logits;
-  if (config.repetition_penalty != 1) {
-    changed = penalized(logits, history, config.repetition_penalty);
+  if (changes(past, config)) {
+    changed = changed_by(logits, past, config);
     z = changed;
+    checked_max(z);
   }
   const auto best = std::max_element(z.begin(), z.end());
   if (config.temperature == 0) return result(static_cast<int32_t>(best - z.begin()));
@@ -124,6 +149,26 @@ Choice choose(std::span<const float> logits, std::span<const int32_t> history, c
     restrict(c, config);
   }
   return result(draw(c, rng));
+}
+
+std::vector<Choice> most_probable(std::span<const float> logits, int64_t n) {
+  std::vector<int32_t> order(logits.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int32_t>(i);
+  const auto count = std::min(static_cast<std::size_t>(n), order.size());
+  std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(count), order.end(),
+                    [&](int32_t a, int32_t b) {
+                      const float x = logits[static_cast<std::size_t>(a)], y = logits[static_cast<std::size_t>(b)];
+                      return x > y || (x == y && a < b);
+                    });
+  order.resize(count);
+  return probabilities(logits, order);
+}
+
+std::vector<Choice> probabilities(std::span<const float> logits, std::span<const int32_t> ids) {
+  const double normalizer = sampler_file::log_sum_exp(logits, sampler_file::checked_max(logits));
+  std::vector<Choice> out;
+  for (int32_t id : ids) out.push_back({id, logits[static_cast<std::size_t>(id)] - normalizer});
+  return out;
 }
 
 }  // namespace rattan::infer

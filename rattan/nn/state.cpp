@@ -2,6 +2,8 @@
 
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
 
@@ -45,6 +47,11 @@ bool StateSpec::empty() const {
   for (const auto& [name, spec] : child)
     if (!spec.empty()) return false;
   return true;
+}
+
+bool StateSpec::needs_whole_prefix() const {
+  return prefix_whole || std::any_of(child.begin(), child.end(),
+                                     [](const auto& entry) { return entry.second.needs_whole_prefix(); });
 }
 
 int64_t StateSpec::entries(const Field& field, int64_t tokens) const {

@@ -16,7 +16,7 @@ using Logits = std::vector<float>;
 int32_t draw(const Logits& logits, const SamplerConfig& config, uint64_t seed = 0,
              const std::vector<int32_t>& history = {}) {
   Rng rng = position_rng(seed, 0, 0);
-  return choose(logits, history, config, rng).id;
+  return choose(logits, {.tokens = history}, config, rng).id;
 }
 
 // How often each token came out of `draws` seeds.
@@ -72,7 +72,7 @@ TEST(Sampler, LogprobIsTheModelsOwn) {
   Rng rng(0);
   const std::vector<int32_t> history = {1};
   const Choice choice =
-      choose(of_probabilities({0.25, 0.75}), history, {.temperature = 0.1, .top_k = 1, .repetition_penalty = 1.1}, rng);
+      choose(of_probabilities({0.25, 0.75}), {.tokens = history}, {.temperature = 0.1, .top_k = 1, .repetition_penalty = 1.1}, rng);
   EXPECT_NEAR(choice.logprob, std::log(choice.id == 1 ? 0.75 : 0.25), 1e-6);
 }
 

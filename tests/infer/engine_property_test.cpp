@@ -1,0 +1,196 @@
+// Where a state comes from makes no difference: read afresh, reused from the prefix cache, restored from a file, or
+// left after another end of the same text. And no request sees its neighbours.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "rattan/base/error.h"
+#include "tests/infer/engine_tools.h"
+
+namespace rattan::infer::engine_property_test {
+
+using Ids = std::vector<int32_t>;
+
+struct Fixture {
+  std::unique_ptr<Tokenizer> tokenizer = bytes_tokenizer();
+  std::unique_ptr<Engine> engine(NamedModel& m, bool strict, bool cache = true) {
+    EngineConfig config = small_engine(strict);
+    config.prefix_cache = cache;
+    return std::make_unique<Engine>(*m.model, *tokenizer, config);
+  }
+};
+
+Ids joined(const Ids& a, const Ids& b, const Ids& c = {}) {
+  Ids out = a;
+  out.insert(out.end(), b.begin(), b.end());
+  out.insert(out.end(), c.begin(), c.end());
+  return out;
+}
+
+// Equal bit for bit, or for numbers within rounding: greedy tokens of such different logits stay the same.
+void expect_same(const Answer& a, const Answer& b, bool strict) {
+  EXPECT_EQ(a.ids, b.ids);
+  ASSERT_EQ(a.logprobs.size(), b.logprobs.size());
+  for (std::size_t i = 0; i < a.logprobs.size(); ++i) {
+    if (strict) {
+      EXPECT_EQ(a.logprobs[i], b.logprobs[i]) << "token " << i << " not bit for bit";
+    } else {
+      EXPECT_NEAR(a.logprobs[i], b.logprobs[i], 1e-3) << i;  // fp32 through two layers, summed in other orders
+    }
+  }
+}
+
+class EveryModel : public testing::TestWithParam<bool> {};
+
+TEST_P(EveryModel, ReusedRestoredRolledBackAndFreshStatesAreOne) {
+  const bool strict = GetParam();
+  Fixture f;
+  for (NamedModel& m : engine_models()) {
+    for (uint64_t seed = 1; seed <= 3; ++seed) {
+      SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed << (strict ? ", strict" : ""));
+      Rng rng(seed);
+      const Ids prompt = some_ids(rng, 1 + static_cast<int64_t>(rng.below(60)));
+      auto e = f.engine(m, strict), fresh = f.engine(m, strict, false);
+      const Answer first = ask(*e, plain_request(prompt, 20, seed)).answer;
+      expect_same(first, ask(*fresh, plain_request(prompt, 20, seed)).answer, strict);
+
+      // A second turn, an edit within the answer, another within the prompt, the prompt alone again.
+      const Ids more = some_ids(rng, 5);
+      const Ids turn = joined(prompt, first.ids, more);
+      const Ids edited = joined(prompt, Ids(first.ids.begin(), first.ids.begin() + 7), more);
+      const auto half = static_cast<std::ptrdiff_t>(prompt.size() / 2);
+      const Ids early = joined(Ids(prompt.begin(), prompt.begin() + half), more);
+      for (const Ids& next : {turn, edited, early, prompt}) {
+        const Told told = ask(*e, plain_request(next, 12, seed));
+        EXPECT_LT(told.reused, std::ssize(next));
+        expect_same(told.answer, ask(*fresh, plain_request(next, 12, seed)).answer, strict);
+      }
+
+      const std::string path = testing::TempDir() + "rattan_session_test.safetensors";
+      e->save(turn, path, {{"seed", "7"}});
+      auto other = f.engine(m, strict);
+      Engine::Notes notes;
+      EXPECT_EQ(other->restore(path, &notes), turn);
+      EXPECT_EQ(notes.at("seed"), "7");
+      const Told restored = ask(*other, plain_request(turn, 12, seed));
+      EXPECT_EQ(restored.reused, std::ssize(turn) - 1);
+      expect_same(restored.answer, ask(*fresh, plain_request(turn, 12, seed)).answer, strict);
+      std::filesystem::remove(path);
+    }
+  }
+}
+
+// Requests of all lengths that come and go in any order.
+TEST_P(EveryModel, NeighboursMakeNoDifference) {
+  const bool strict = GetParam();
+  Fixture f;
+  for (NamedModel& m : engine_models()) {
+    const uint64_t seed = 11;
+    SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed << (strict ? ", strict" : ""));
+    Rng rng(seed);
+    auto e = f.engine(m, strict), alone = f.engine(m, strict, false);
+    std::vector<EngineRequest> requests;
+    std::vector<std::unique_ptr<Answers>> answers;
+    std::vector<uint64_t> cancelled;
+    const Ids shared = some_ids(rng, 20);
+    for (int i = 0; i < 24; ++i) {
+      EngineRequest r = plain_request(some_ids(rng, 1 + static_cast<int64_t>(rng.below(80))),
+                                      1 + static_cast<int64_t>(rng.below(30)), rng.next_u64());
+      if (rng.below(2)) r.prompt = joined(shared, r.prompt);
+      if (rng.below(3) == 0) r.sampling.temperature = 0;
+      const bool leaves = rng.below(4) == 0;
+      auto told = std::make_unique<Answers>();
+      const uint64_t id = e->submit(r, told->listener());
+      if (leaves) {
+        while (rng.below(3) && told->tokens() == 0) std::this_thread::yield();
+        e->cancel(id);
+        cancelled.push_back(id);
+        continue;
+      }
+      requests.push_back(r);
+      answers.push_back(std::move(told));
+    }
+    for (std::size_t i = 0; i < requests.size(); ++i) {
+      SCOPED_TRACE(testing::Message() << "request " << i);
+      const Answer together = answers[i]->wait().front();
+      expect_same(together, ask(*alone, requests[i]).answer, strict);
+    }
+    e->drain(60);
+    const EngineStats stats = e->stats();
+    EXPECT_EQ(stats.running, 0);
+    EXPECT_EQ(stats.waiting, 0);
+    EXPECT_EQ(stats.failed, 0u);
+    EXPECT_LE(stats.state_bytes + stats.cache_bytes, stats.memory);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Engine, EveryModel, testing::Bool(),
+                         [](const auto& info) { return info.param ? "Strict" : "WithinRounding"; });
+
+// A memory of hardly more than one sequence: the others wait, are put aside and come back.
+TEST(EngineMemory, SequencesThatDoNotFitTogetherTakeTurns) {
+  Fixture f;
+  for (NamedModel& m : engine_models()) {
+    SCOPED_TRACE(m.name);
+    EngineConfig config = small_engine(true, 4);
+    config.memory = m.model->state_spec().bytes(config.max_context, m.model->compute) * 3 / 2;
+    Engine e(*m.model, *f.tokenizer, config);
+    auto alone = f.engine(m, true, false);
+    Rng rng(5);
+    std::vector<EngineRequest> requests;
+    std::vector<std::unique_ptr<Answers>> answers;
+    for (int i = 0; i < 4; ++i) {
+      requests.push_back(plain_request(some_ids(rng, 20), 150, rng.next_u64()));
+      answers.push_back(std::make_unique<Answers>());
+      e.submit(requests.back(), answers.back()->listener());
+    }
+    for (std::size_t i = 0; i < requests.size(); ++i)
+      expect_same(answers[i]->wait().front(), ask(*alone, requests[i]).answer, true);
+    e.drain(60);
+    const EngineStats stats = e.stats();
+    EXPECT_LE(stats.state_bytes + stats.cache_bytes, stats.memory);
+    // States that do not grow never run out.
+    if (m.name == "rat" || m.name == "attention") {
+      EXPECT_GT(stats.preempted, 0u);
+    }
+  }
+}
+
+TEST(EngineMemory, ASecondTurnReadsItsNewTokensAndAChunkAtMost) {
+  Fixture f;
+  for (NamedModel& m : engine_models()) {
+    SCOPED_TRACE(m.name);
+    auto e = f.engine(m, false);
+    Rng rng(9);
+    const Ids prompt = some_ids(rng, 90);
+    const Answer first = ask(*e, plain_request(prompt, 30)).answer;
+    const Ids turn = joined(prompt, first.ids, some_ids(rng, 10));
+    const uint64_t before = e->stats().prompt_tokens;
+    const Told told = ask(*e, plain_request(turn, 1));
+    const int64_t grain = m.name == "rat 4 + rat 5" ? 20 : 5;
+    EXPECT_GE(told.reused, 119 - grain + 1);
+    e->drain(60);
+    EXPECT_LE(e->stats().prompt_tokens - before, 10u + 2 * static_cast<uint64_t>(grain));
+    EXPECT_EQ(e->stats().cache_hits, 1u);
+  }
+}
+
+// An edit in the middle: RAT and attention go on from the edit, others from the ladder's last step before it.
+TEST(EngineMemory, AnEditIsReadFromWhereItIs) {
+  Fixture f;
+  for (NamedModel& m : engine_models()) {
+    SCOPED_TRACE(m.name);
+    auto e = f.engine(m, false);
+    Rng rng(13);
+    Ids prompt = some_ids(rng, 120);
+    ask(*e, plain_request(prompt, 5));
+    prompt[77] = (prompt[77] + 1) % 256;
+    const Told told = ask(*e, plain_request(prompt, 5));
+    const bool ladder = m.name.find("rnn") != std::string::npos || m.name.find("w") != std::string::npos;
+    const int64_t expected = ladder ? 64 : m.name == "attention" ? 77 : m.name == "rat 4 + rat 5" ? 60 : 76;
+    EXPECT_EQ(told.reused, expected);
+  }
+}
+
+}  // namespace rattan::infer::engine_property_test

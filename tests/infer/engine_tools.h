@@ -1,0 +1,165 @@
+// Models of every mixer and a listener that gathers answers, for the tests of the engine.
+#pragma once
+#include <chrono>
+#include <condition_variable>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "rattan/base/random.h"
+#include "rattan/infer/engine.h"
+#include "tests/infer/tiny_model.h"
+
+namespace rattan::infer {
+
+struct NamedModel {
+  std::string name;
+  std::unique_ptr<models::LanguageModel> model;
+};
+
+inline NamedModel named_model(const std::string& name, const std::string& pattern, const std::string& mixers) {
+  models::LanguageModelConfig config;
+  ConfigTree::from_text(R"(
+[model]
+vocab_size = 257
+d_model = 32
+n_layers = 2
+init_std = 0.3
+context = 64
+pattern = )" + pattern + mixers,
+                        "model.toml")
+      .read(config);
+  auto model = std::make_unique<models::LanguageModel>(config);
+  model->initialize(3);
+  return {name, std::move(model)};
+}
+
+// Every registered mixer alone, and hybrids whose parts resume at different places.
+inline std::vector<NamedModel> engine_models() {
+  const std::string rat = "\n[mixers.rat]\ntype = 'rat'\nn_heads = 4\nn_groups = 2\nchunk = 4\n";
+  const std::string rat5 = "\n[mixers.five]\ntype = 'rat'\nn_heads = 4\nn_groups = 2\nchunk = 5\n";
+  const std::string all = "\n[mixers.all]\ntype = 'attention'\nn_heads = 4\nn_kv_heads = 2\n";
+  const std::string local = "\n[mixers.local]\ntype = 'swa'\nn_heads = 4\nwindow = 6\n";
+  const std::string rnn = "\n[mixers.rnn]\ntype = 'rnn'\n";
+  std::vector<NamedModel> out;
+  out.push_back(named_model("rat", "['rat']", rat));
+  out.push_back(named_model("attention", "['all']", all));
+  out.push_back(named_model("swa", "['local']", local));
+  out.push_back(named_model("rnn", "['rnn']", rnn));
+  out.push_back(named_model("rat + window", "['rat', 'local']", rat + local));
+  out.push_back(named_model("rat 4 + rat 5", "['rat', 'five']", rat + rat5));
+  out.push_back(named_model("rat + rnn", "['rat', 'rnn']", rat + rnn));
+  out.push_back(named_model("rat + attention", "['rat', 'all']", rat + all));
+  return out;
+}
+
+inline std::vector<int32_t> some_ids(Rng& rng, int64_t n) {
+  std::vector<int32_t> ids;
+  for (int64_t i = 0; i < n; ++i) ids.push_back(static_cast<int32_t>(rng.below(256)));
+  return ids;
+}
+
+struct Answer {
+  std::vector<int32_t> ids;
+  std::vector<double> logprobs;
+  std::vector<std::vector<TokenChoice>> top;
+  std::string text;
+  Finish finish = Finish::length;
+  bool done = false;
+  bool operator==(const Answer& o) const { return ids == o.ids && logprobs == o.logprobs && text == o.text; }
+};
+
+// What was told about one request.
+class Answers {
+ public:
+  explicit Answers(int64_t choices = 1) : answers_(static_cast<std::size_t>(choices)), left_(choices) {}
+
+  Engine::Listener listener() {
+    return [this](const EngineEvent& e) { take(e); };
+  }
+  // Of all choices; fails the wait after a minute.
+  std::vector<Answer>& wait() {
+    std::unique_lock lock(mutex_);
+    if (!changed_.wait_for(lock, std::chrono::seconds(60), [&] { return left_ == 0 || !error.empty(); }))
+      throw std::runtime_error("no answer within a minute");
+    return answers_;
+  }
+  int64_t tokens() {
+    std::lock_guard lock(mutex_);
+    int64_t n = 0;
+    for (const Answer& a : answers_) n += std::ssize(a.ids);
+    return n;
+  }
+
+  int64_t reused = -1, events = 0;
+  std::string error;
+  std::vector<std::vector<TokenChoice>> prompt_top;
+
+ private:
+  void take(const EngineEvent& e) {
+    std::lock_guard lock(mutex_);
+    ++events;
+    Answer& a = answers_[static_cast<std::size_t>(e.choice)];
+    switch (e.kind) {
+      case EngineEvent::Kind::prompt:
+        reused = e.reused;
+        prompt_top = e.prompt_top;
+        break;
+      case EngineEvent::Kind::token:
+        a.ids.push_back(e.token.id);
+        a.logprobs.push_back(e.token.logprob);
+        a.top.push_back(e.top);
+        a.text += e.text;
+        break;
+      case EngineEvent::Kind::finished:
+        a.finish = e.finish;
+        a.done = true;
+        --left_;
+        break;
+      case EngineEvent::Kind::failed:
+        error = e.error;
+        break;
+    }
+    changed_.notify_all();
+  }
+
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<Answer> answers_;
+  int64_t left_;
+};
+
+inline EngineRequest plain_request(std::vector<int32_t> prompt, int64_t max_tokens, uint64_t seed = 1) {
+  EngineRequest r;
+  r.prompt = std::move(prompt);
+  r.max_tokens = max_tokens;
+  r.seed = seed;
+  return r;
+}
+
+struct Told {
+  Answer answer;
+  int64_t reused = 0;
+};
+
+inline Told ask(Engine& engine, EngineRequest request) {
+  Answers answers(request.choices);
+  engine.submit(std::move(request), answers.listener());
+  Told told{answers.wait().front(), answers.reused};
+  if (!answers.error.empty()) throw std::runtime_error(answers.error);
+  return told;
+}
+
+inline EngineConfig small_engine(bool strict, int64_t sequences = 8) {
+  EngineConfig config;
+  config.max_sequences = sequences;
+  config.max_context = 192;
+  config.prefill_tokens = 24;
+  config.snapshot_every = 16;
+  config.strict = strict;
+  return config;
+}
+
+}  // namespace rattan::infer
