@@ -256,7 +256,8 @@ TEST_F(Study, RecallSeparatesShortChunksFromOneVector) {
               "--arm", "l2,l64", "study.seeds=[1]", "train.steps=250", "train.eval_every=0", "expect.0.low=0.95"});
   ASSERT_EQ(made.code, 0) << made.err;
   int judged = 0;
-  for (const json& expectation : made.json().at("expectations")) {
+  const json document = made.json();
+  for (const json& expectation : document.at("expectations")) {
     EXPECT_NE(expectation.at("verdict"), "fails") << expectation;
     judged += expectation.at("verdict") == "holds";
   }

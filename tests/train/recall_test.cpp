@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 
 #include "rattan/base/config.h"
 #include "rattan/models/language_model.h"
@@ -87,6 +88,48 @@ TEST(Recall, AStreamContinuesFromItsPosition) {
   RecallConfig few;
   few.keys = 15;
   EXPECT_THROW(Recall{few}, InputError);
+}
+
+// Pairs, then questions about some of them among noise: each question is about a pair of this sequence, no pair is asked
+// for twice, and all else is noise.
+TEST(Recall, QuestionsStandAmongNoise) {
+  RecallConfig config;
+  config.queries = 5;
+  config.noise = 7;
+  config.batch = 16;
+  ASSERT_EQ(config.tokens(), 2 * 16 + 2 * 5 + 7);
+  Recall task(config);
+  const auto batch = task.stream(train::Split::train).next();
+  const auto& made = dynamic_cast<RecallBatch&>(*batch);
+  const auto ids = made.ids.accessor<int64_t, 2>(), targets = made.targets.accessor<int64_t, 2>();
+  for (int64_t row = 0; row < config.batch; ++row) {
+    SCOPED_TRACE(row);
+    std::map<int64_t, int64_t> value;
+    for (int64_t t = 0; t < 2 * config.pairs; t += 2) {
+      EXPECT_LT(ids[row][t], config.keys);
+      EXPECT_LT(targets[row][t], 0);
+      value[ids[row][t]] = ids[row][t + 1];
+    }
+    EXPECT_EQ(value.size(), 16u) << "keys do not repeat";
+    int64_t questions = 0, noise = 0;
+    for (int64_t t = 2 * config.pairs; t < config.tokens(); ++t) {
+      if (targets[row][t] < 0) {
+        ++noise;
+        EXPECT_GE(ids[row][t], config.keys + config.values);
+        EXPECT_LT(ids[row][t], config.vocabulary());
+        continue;
+      }
+      ++questions;
+      EXPECT_EQ(targets[row][t], value.at(ids[row][t]));
+      EXPECT_EQ(targets[row][t], ids[row][t + 1]) << "the answer follows the question";
+      value.erase(ids[row][t]);
+      EXPECT_LT(targets[row][++t], 0);
+    }
+    EXPECT_EQ(questions, 5);
+    EXPECT_EQ(noise, 7);
+  }
+  config.queries = 17;
+  EXPECT_THROW(Recall{config}, InputError);
 }
 
 TEST(Recall, ShortChunksLearnItAndOneVectorDoesNot) {

@@ -17,10 +17,6 @@ namespace recall_task_file {
 constexpr int64_t ignored = -100;
 constexpr uint64_t valid_streams = uint64_t{1} << 63;  // training draws from the streams below
 
-struct Rows : train::Batch {
-  at::Tensor ids, targets;  // int64 [B, T]
-};
-
 // `count` distinct numbers below `limit`, in random order.
 std::vector<int64_t> draw(int64_t count, int64_t limit, Rng& rng) {
   std::vector<int64_t> all(limit);
@@ -81,7 +77,7 @@ std::unique_ptr<train::Batch> Recall::Sequences::next() {
   const bool valid = split_ == train::Split::valid;
   if (valid && made_ == config_.valid_batches) return nullptr;
   Rng rng(config_.seed, static_cast<uint64_t>(made_++) + (valid ? valid_streams : 0));
-  auto batch = std::make_unique<Rows>();
+  auto batch = std::make_unique<RecallBatch>();
   batch->rows = config_.batch;
   batch->tokens = config_.tokens();
   batch->ids = at::empty({batch->rows, batch->tokens}, at::kLong);
@@ -114,7 +110,7 @@ Recall::Recall(const RecallConfig& config) : train_(config, train::Split::train)
 train::Stream& Recall::stream(train::Split split) { return split == train::Split::train ? train_ : valid_; }
 
 void Recall::step(models::Model& model, train::Batch& batch, train::Stepper& stepper) {
-  const auto& rows = dynamic_cast<recall_task_file::Rows&>(batch);
+  const auto& rows = dynamic_cast<RecallBatch&>(batch);
   const at::Device device = recall_task_file::device_of(model);
   const nn::Layout layout = nn::Layout::uniform(rows.rows, rows.tokens, device);
   nn::Sink sink;
@@ -135,7 +131,7 @@ train::Report Recall::evaluate(models::Model& model, train::Split) {
   double nats = 0, right = 0, told = 0;
   valid_.restore("0");
   while (auto batch = valid_.next()) {
-    const auto& rows = dynamic_cast<recall_task_file::Rows&>(*batch);
+    const auto& rows = dynamic_cast<RecallBatch&>(*batch);
     const nn::Layout layout = nn::Layout::uniform(rows.rows, rows.tokens, device);
     const at::Tensor targets = rows.targets.to(device);
     nn::Call call{layout};

@@ -28,6 +28,10 @@ struct RecallConfig {
   int64_t tokens() const { return 2 * pairs + 2 * asked() + noise; }
 };
 
+struct RecallBatch : train::Batch {
+  at::Tensor ids, targets;  // int64 [rows, tokens]; targets are negative where nothing is asked
+};
+
 class Recall : public train::Task {
  public:
   // InputError where there are fewer keys than pairs, fewer pairs than queries, or no value.
