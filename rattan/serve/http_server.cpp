@@ -122,6 +122,7 @@ void HttpServer::Impl::drain() {
   acceptor.close(ignored);
   retry.cancel();
   signals.clear(ignored);
+  signals.cancel(ignored);
   const auto sessions = shared.all;
   for (const auto& weak : sessions)
     if (auto session = weak.lock()) session->drain();

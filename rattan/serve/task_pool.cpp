@@ -6,18 +6,26 @@ TaskPool::TaskPool(int threads) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
-TaskPool::~TaskPool() {
+void TaskPool::stop() {
   {
     const std::lock_guard lock(mutex_);
     ended_ = true;
   }
   changed_.notify_all();
   for (std::thread& thread : threads_) thread.join();
+  threads_.clear();
+  std::deque<Task> tasks;
+  std::multimap<std::chrono::steady_clock::time_point, Task> later;
+  {
+    const std::lock_guard lock(mutex_);
+    tasks.swap(tasks_), later.swap(later_);
+  }
 }
 
 void TaskPool::post(Task task) {
   {
     const std::lock_guard lock(mutex_);
+    if (ended_) return;
     tasks_.push_back(std::move(task));
   }
   changed_.notify_one();
@@ -27,6 +35,7 @@ void TaskPool::after(double seconds, Task task) {
   const auto at = std::chrono::steady_clock::now() + std::chrono::microseconds(static_cast<int64_t>(seconds * 1e6));
   {
     const std::lock_guard lock(mutex_);
+    if (ended_) return;
     later_.emplace(at, std::move(task));
   }
   changed_.notify_one();

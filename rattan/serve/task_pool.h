@@ -15,7 +15,8 @@ class TaskPool {
  public:
   using Task = std::function<void()>;  // must not throw
   explicit TaskPool(int threads);
-  ~TaskPool();  // waits for what runs; what waits is dropped
+  ~TaskPool() { stop(); }
+  void stop();  // waits for what runs; what waits is dropped, and what comes later too
 
   void post(Task task);
   void after(double seconds, Task task);
