@@ -197,6 +197,25 @@ TEST_F(Study, WrongInputIsExitCode2AndLeavesNothing) {
   EXPECT_EQ(rattan({"study", file("empty.toml", "")}).code, 2);
 }
 
+TEST_F(Study, DataCanBeMadeBeforehand) {
+  const cli::Outcome made = study("a", {"--prepare"});
+  ASSERT_EQ(made.code, 0) << made.err;
+  EXPECT_FALSE(fs::exists(folder / "a/runs"));
+  const auto written = fs::last_write_time(folder / "a/data/manifest.json");
+  const cli::Outcome one = study("a", {"--arm", "rat", "--seed", "1"});
+  EXPECT_EQ(one.code, 0) << one.err;
+  EXPECT_THAT(one.err, Not(HasSubstr("vocabulary")));
+  EXPECT_EQ(fs::last_write_time(folder / "a/data/manifest.json"), written);
+  EXPECT_EQ(study("a", {"--prepare", "--plan"}).code, 2);
+  // Texts to validate on may be named, too.
+  fs::create_directories(folder / "valid");
+  fs::copy(folder / "text/2.txt", folder / "valid/2.txt");
+  ASSERT_EQ(study("b", {"--prepare", "text.valid=" + path("valid")}).code, 0);
+  const json splits = json::parse(read_file(folder / "b/data/manifest.json")).at("splits");
+  EXPECT_EQ(splits.at("train").at("documents"), 3);
+  EXPECT_EQ(splits.at("valid").at("documents"), 1);
+}
+
 TEST_F(Study, ABaseConfigurationIsLaidUnderTheStudy) {
   const std::string base = file("base.toml", R"([model]
 vocab_size = 64
