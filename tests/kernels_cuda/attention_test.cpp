@@ -66,18 +66,18 @@ void make_intervals(const Shape& s, Rng& rng, std::vector<int32_t>& begin, std::
   }
 }
 
+// The last one has so many tiles that blocks take several heads, the last block fewer.
 const Shape kShapes[] = {
-    {1, 1, 1, 1, 1, 0, Intervals::causal},       {70, 70, 2, 2, 16, 0, Intervals::causal},
-    {130, 200, 4, 2, 64, 8, Intervals::causal},  {200, 200, 3, 1, 33, 1, Intervals::packed},
-    {150, 150, 2, 2, 128, 0, Intervals::packed}, {100, 100, 2, 1, 128, 0, Intervals::window},
-    {65, 90, 2, 2, 80, 0, Intervals::random},    {40, 300, 2, 2, 256, 0, Intervals::random},
-    {33, 70, 1, 1, 200, 3, Intervals::causal},   {5, 400, 4, 2, 128, 0, Intervals::steps},
-    {3, 90, 2, 2, 64, 1, Intervals::steps},      {7, 200, 2, 2, 20, 0, Intervals::steps},
-    {2, 100, 2, 1, 256, 0, Intervals::steps},    {2200, 2200, 1, 1, 32, 0, Intervals::window},
-    {515, 515, 4, 2, 128, 8, Intervals::causal}, {300, 700, 2, 1, 128, 0, Intervals::random},
-    {700, 700, 2, 2, 128, 0, Intervals::packed}, {400, 900, 2, 2, 64, 8, Intervals::causal},
-    {333, 333, 2, 1, 104, 0, Intervals::window}, {1500, 90, 2, 2, 64, 0, Intervals::random},
-    // Enough tiles for blocks that take several heads, the last one fewer.
+    {1, 1, 1, 1, 1, 0, Intervals::causal},           {70, 70, 2, 2, 16, 0, Intervals::causal},
+    {130, 200, 4, 2, 64, 8, Intervals::causal},      {200, 200, 3, 1, 33, 1, Intervals::packed},
+    {150, 150, 2, 2, 128, 0, Intervals::packed},     {100, 100, 2, 1, 128, 0, Intervals::window},
+    {65, 90, 2, 2, 80, 0, Intervals::random},        {40, 300, 2, 2, 256, 0, Intervals::random},
+    {33, 70, 1, 1, 200, 3, Intervals::causal},       {5, 400, 4, 2, 128, 0, Intervals::steps},
+    {3, 90, 2, 2, 64, 1, Intervals::steps},          {7, 200, 2, 2, 20, 0, Intervals::steps},
+    {2, 100, 2, 1, 256, 0, Intervals::steps},        {2200, 2200, 1, 1, 32, 0, Intervals::window},
+    {515, 515, 4, 2, 128, 8, Intervals::causal},     {300, 700, 2, 1, 128, 0, Intervals::random},
+    {700, 700, 2, 2, 128, 0, Intervals::packed},     {400, 900, 2, 2, 64, 8, Intervals::causal},
+    {333, 333, 2, 1, 104, 0, Intervals::window},     {1500, 90, 2, 2, 64, 0, Intervals::random},
     {20350, 20350, 10, 5, 16, 0, Intervals::window},
 };
 
@@ -217,7 +217,10 @@ TYPED_TEST(AttentionCuda, AnOwnEntryIsOneMoreKey) {
                              {150, 150, 6, 6, 80, 0, Intervals::packed},
                              {22600, 22600, 6, 6, 16, 0, Intervals::window},
                              {5, 400, 6, 6, 128, 0, Intervals::steps}}) {
-    for (int64_t q_heads : {1, 2, 6}) check_own_entries<TypeParam>(shape, q_heads, seed++);
+    for (int64_t q_heads : {1, 2, 6}) {
+      // So many tiles are for blocks that take several heads, which have queries of their own.
+      if (shape.queries < 1000 || q_heads == shape.heads) check_own_entries<TypeParam>(shape, q_heads, seed++);
+    }
   }
 }
 

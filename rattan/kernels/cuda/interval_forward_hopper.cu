@@ -3,11 +3,10 @@
 // entries, and one zeroes what no row sees; two warpgroups own 64 rows each. Results leave through the copy engine,
 // from the memory that the own entries, if there are any, came to. The scores of the next block are multiplied while
 // the probabilities of this one are (Shah et al., FlashAttention-3, arXiv 2407.08608, section 3.2).
-#include "rattan/kernels/cuda/interval_forward_hopper.cuh"
-
 #include <algorithm>
 
 #include "rattan/kernels/cuda/interval_attention.h"
+#include "rattan/kernels/cuda/interval_forward_hopper.cuh"
 #include "rattan/kernels/cuda/launch.h"
 #include "rattan/kernels/cuda/tensor_map.h"
 #include "rattan/kernels/cuda/tile_span.cuh"
@@ -38,9 +37,7 @@ template <int D, bool own, int keys>
 struct Pool {
   static constexpr int units = keys == 64 ? 2 : 1;  // of a warpgroup
   bf16* data;
-  __device__ bf16* value(int warpgroup, int turn) const {
-    return data + (turn * 2 + warpgroup) * Memory<D, own>::unit;
-  }
+  __device__ bf16* value(int warpgroup, int turn) const { return data + (turn * 2 + warpgroup) * Memory<D, own>::unit; }
   __device__ bf16* gate(int warpgroup, int turn) const { return value(warpgroup, turn) + kHalf * D; }
   __device__ bf16* k(int stage) const { return data + 2 * units * Memory<D, own>::unit + stage * 2 * keys * D; }
   __device__ bf16* v(int stage) const { return k(stage) + keys * D; }
@@ -167,8 +164,13 @@ template <int D, bool own, int keys>
 class Consumer {
  public:
   __device__ Consumer(const Args& p, Memory<D, own>& m, int64_t row0)
-      : p_(p), m_(m), pool_{m.pool}, blocks_(m.span), warpgroup_(threadIdx.x / 128 - 1),
-        first_(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4), row_(row0 + warpgroup_ * kHalf + first_) {
+      : p_(p),
+        m_(m),
+        pool_{m.pool},
+        blocks_(m.span),
+        warpgroup_(threadIdx.x / 128 - 1),
+        first_(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4),
+        row_(row0 + warpgroup_ * kHalf + first_) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       rows_.begin[i] = m.span.begin[warpgroup_ * kHalf + first_ + i * 8];

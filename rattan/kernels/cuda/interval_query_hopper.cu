@@ -144,9 +144,15 @@ template <class U, int D, bool gated>
 class Consumer {
  public:
   __device__ Consumer(const Args<U>& p, Memory<D, gated>& m, int64_t row0, int q_head)
-      : p_(p), m_(m), blocks_(m.span), warpgroup_(threadIdx.x / 128 - 1),
-        first_(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4), row_(row0 + warpgroup_ * kHalf + first_),
-        q_head_(q_head), ring_{m.key_stages()}, d_o_ring_{m.d_o_stages()} {
+      : p_(p),
+        m_(m),
+        blocks_(m.span),
+        warpgroup_(threadIdx.x / 128 - 1),
+        first_(threadIdx.x / 32 % 4 * 16 + threadIdx.x % 32 / 4),
+        row_(row0 + warpgroup_ * kHalf + first_),
+        q_head_(q_head),
+        ring_{m.key_stages()},
+        d_o_ring_{m.d_o_stages()} {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       begin_[i] = m.span.begin[warpgroup_ * kHalf + first_ + i * 8];
@@ -170,8 +176,7 @@ class Consumer {
       if constexpr (gated) make_gradients(head);
       for (int key = blocks_.first(); key < blocks_.end(); key = blocks_.after(key)) add_block(key);
       if (gated && sends_) finish_sending();
-      if (gated ? threadIdx.x % 32 == 0 : threadIdx.x % 128 == 0)
-        arrive(m_.d_o_empty[warpgroup_][d_o_ring_.stage]);
+      if (gated ? threadIdx.x % 32 == 0 : threadIdx.x % 128 == 0) arrive(m_.d_o_empty[warpgroup_][d_o_ring_.stage]);
       d_o_ring_.next();
     }
     write_accumulators(p_.a.dq, q_head_, row_ - first_, p_.a.queries, static_cast<int>(p_.a.dim), dq_, p_.a.scale,
@@ -229,8 +234,7 @@ class Consumer {
 #pragma unroll
       for (int i = 0; i < 4; ++i) s[n][i] *= dp[n][i] - now_.delta[i / 2];
     }
-    const bool whole =
-        begin_[0] <= key0 && begin_[1] <= key0 && end_[0] >= key0 + kKeys && end_[1] >= key0 + kKeys;
+    const bool whole = begin_[0] <= key0 && begin_[1] <= key0 && end_[0] >= key0 + kKeys && end_[1] >= key0 + kKeys;
     if (!whole) hide(s, key0);
     unsigned d_scores[kKeys / 16][4];
     pack(d_scores, s);

@@ -23,7 +23,8 @@ __device__ void gate_rows(bf16* d_y, bf16* d_gate, bf16* out, int first, const b
 #pragma unroll
       for (int n = 0; n < batch; ++n) {
         const int at = (start + n) * 8 + channel;
-        d[n] = pair_at(d_y, row, at) & keep, z[n] = pair_at(d_gate, row, at) & keep, o[n] = pair_at(out, row, at) & keep;
+        d[n] = pair_at(d_y, row, at) & keep, z[n] = pair_at(d_gate, row, at) & keep,
+        o[n] = pair_at(out, row, at) & keep;
       }
 #pragma unroll
       for (int n = 0; n < batch; ++n) {

@@ -4,6 +4,8 @@
 //   forward:  rotate (queries) and scan (chunk ends, local entries) | attention (with the output gate) | final
 //   backward: rotate and gate (dy, dz', delta)                     | attention | chunks (dv, dg', dk', dq)
 //
+// Where the attention makes dy, dz' and delta itself (interval_backward_gates()), there is no stage for the gate.
+//
 // A block of scan, gate and chunks works on a chunk and on several heads, one after the other. A thread holds
 // four bytes of each stream of a head and takes the tokens in pieces of 16, whose loads are all in flight together.
 #pragma once
