@@ -90,8 +90,8 @@ TEST(Recall, AStreamContinuesFromItsPosition) {
   EXPECT_THROW(Recall{few}, InputError);
 }
 
-// Pairs, then questions about some of them among noise: each question is about a pair of this sequence, no pair is asked
-// for twice, and all else is noise.
+// Pairs, then questions about some of them among noise: each question is about a pair of this sequence, no pair is
+// asked for twice, and all else is noise.
 TEST(Recall, QuestionsStandAmongNoise) {
   RecallConfig config;
   config.queries = 5;
