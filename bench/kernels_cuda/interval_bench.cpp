@@ -83,8 +83,7 @@ void run(const char* name, int64_t length, int64_t chunk, int64_t window, int64_
   }
   Memory intervals(kTokens * 8), q(kTokens * q_heads * kDim * 2), k(keys * kModel * 2), v(keys * kModel * 2),
       o(kTokens * kModel * 2), d_o(kTokens * kModel * 2), lse(kTokens * kHeads * 4), dq(kTokens * q_heads * kDim * 4),
-      dk(keys * kModel * 4), dv(keys * kModel * 4), delta(kTokens * kHeads * 4),
-      scratch(cuda::interval_backward_scratch_bytes(kTokens, keys, kHeads));
+      dk(keys * kModel * 4), dv(keys * kModel * 4), delta(kTokens * kHeads * 4);
   auto* begin_d = static_cast<int32_t*>(intervals.data);
   check(cudaMemcpy(begin_d, begin.data(), kTokens * 4, cudaMemcpyHostToDevice));
   check(cudaMemcpy(begin_d + kTokens, end.data(), kTokens * 4, cudaMemcpyHostToDevice));
@@ -117,23 +116,31 @@ void run(const char* name, int64_t length, int64_t chunk, int64_t window, int64_
     b.queries = kTokens, b.keys = keys, b.heads = b.kv_heads = kHeads, b.q_heads = q_heads, b.dim = kDim;
     b.scale = f.scale, b.begin = f.begin, b.end = f.end, b.q = f.q, b.k = f.k, b.v = f.v, b.lse = f.lse;
     b.o = {values(o), kModel, kDim}, b.d_o = {values(d_o), kModel, kDim};
-    b.delta = static_cast<float*>(delta.data), b.scratch = scratch.data;
+    b.delta = static_cast<float*>(delta.data);
     b.dq = {static_cast<U*>(dq.data), q_heads * kDim, kDim};
     b.dk = {static_cast<U*>(dk.data), kModel, kDim}, b.dv = {static_cast<U*>(dv.data), kModel, kDim};
     time_kernel((std::string(name) + " backward, queries").c_str(), length, 3 * product,
                 [&] { cuda::interval_query_hopper(b, nullptr); });
+    const auto time_passes = [&](const char* what) {
+      for (const bool joint : {false, true}) {
+        b.passes = joint ? cuda::BackwardPasses::joint : cuda::BackwardPasses::two;
+        Memory scratch(cuda::interval_backward_scratch_bytes(b));
+        b.scratch = scratch.data;
+        time_kernel((std::string(name) + what + (joint ? "joint" : "two passes")).c_str(), length, 5 * product,
+                    [&] { cuda::interval_attention_backward(b, nullptr); });
+      }
+    };
+    time_passes(" backward, ");
     if constexpr (std::is_same_v<U, float>) {
       Memory d_out(kTokens * kModel * 2), gate(kTokens * kModel * 2), d_gate(kTokens * kModel * 2);
       fill(values(d_out), kTokens * kModel), fill(values(gate), kTokens * kModel);
-      cuda::IntervalBackward<bf16, U> g = b;
-      g.gated.d_out = {values(d_out), kModel, kDim}, g.gated.gate = {values(gate), kModel, kDim};
-      g.gated.out = {values(o), kModel, kDim}, g.gated.d_y = {values(d_o), kModel, kDim};
-      g.gated.d_gate = {values(d_gate), kModel, kDim}, g.gated.delta = static_cast<float*>(delta.data);
+      b.gated.d_out = {values(d_out), kModel, kDim}, b.gated.gate = {values(gate), kModel, kDim};
+      b.gated.out = {values(o), kModel, kDim}, b.gated.d_y = {values(d_o), kModel, kDim};
+      b.gated.d_gate = {values(d_gate), kModel, kDim}, b.gated.delta = static_cast<float*>(delta.data);
       time_kernel((std::string(name) + " backward, queries, gated").c_str(), length, 3 * product,
-                  [&] { cuda::interval_query_hopper(g, nullptr); });
+                  [&] { cuda::interval_query_hopper(b, nullptr); });
+      time_passes(" backward, gated, ");
     }
-    time_kernel((std::string(name) + " backward").c_str(), length, 5 * product,
-                [&] { cuda::interval_attention_backward(b, nullptr); });
   };
   if (chunk > 0) return backward(0.0f);
   backward(bf16{});

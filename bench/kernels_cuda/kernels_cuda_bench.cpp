@@ -153,7 +153,6 @@ void attention() {
   bf16 *q = random_bf16(n), *k = random_bf16(n), *v = random_bf16(n), *o = random_bf16(n), *d_o = random_bf16(n);
   bf16 *dq = random_bf16(n), *dk = random_bf16(n), *dv = random_bf16(n);
   auto* lse = static_cast<float*>(allocate(kTokens * kHeads * 4));
-  void* scratch = allocate(cuda::attention_backward_scratch_bytes(kTokens, kTokens, kHeads));
   for (int64_t window : {kLength, int64_t{1024}}) {
     std::vector<int32_t> begin, end;
     double pairs = 0;
@@ -175,8 +174,10 @@ void attention() {
     b.begin = f.begin, b.end = f.end, b.lse = lse, b.q = f.q, b.k = f.k, b.v = f.v;
     b.o = {o, kModel, kDim}, b.d_o = {d_o, kModel, kDim};
     b.dq = {dq, kModel, kDim}, b.dk = {dk, kModel, kDim}, b.dv = {dv, kModel, kDim};
+    void* scratch = allocate(cuda::attention_backward_scratch_bytes(b));
     time_kernel(causal ? "causal attention backward" : "window 1024 backward", 0, 5 * product,
                 [&] { cuda::attention_backward(b, scratch, nullptr); });
+    check(cudaFree(scratch));
   }
   // One token of 64 sequences over 4,095 cached keys would need 64 * 4,096 rows; 8 have them here.
   std::vector<int32_t> begin, end;
@@ -186,7 +187,7 @@ void attention() {
   f.begin = upload(begin), f.end = upload(end), f.lse = lse, f.o = {o, kModel, kDim};
   f.q = {q, kModel, kDim}, f.k = {k, kModel, kDim}, f.v = {v, kModel, kDim};
   time_kernel("attention, one token of 8 sequences", 4.0 * n, 0, [&] { cuda::attention_forward(f, nullptr); });
-  for (void* p : std::initializer_list<void*>{q, k, v, o, d_o, dq, dk, dv, lse, scratch}) check(cudaFree(p));
+  for (void* p : std::initializer_list<void*>{q, k, v, o, d_o, dq, dk, dv, lse}) check(cudaFree(p));
 }
 
 void rat() {

@@ -54,7 +54,8 @@ namespace cuda {
 // `stream` a cudaStream_t.
 void attention_forward(const AttentionForward<float>& a, void* stream);
 void attention_forward(const AttentionForward<bf16>& a, void* stream);
-int64_t attention_backward_scratch_bytes(int64_t queries, int64_t keys, int64_t heads);
+int64_t attention_backward_scratch_bytes(const AttentionBackward<float>& a);
+int64_t attention_backward_scratch_bytes(const AttentionBackward<bf16>& a);
 void attention_backward(const AttentionBackward<float>& a, void* scratch, void* stream);
 void attention_backward(const AttentionBackward<bf16>& a, void* scratch, void* stream);
 }  // namespace cuda

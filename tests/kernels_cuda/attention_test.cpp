@@ -24,7 +24,7 @@ constexpr double backward_bound = std::is_same_v<T, bf16> ? 4 * rounding<bf16>()
 
 template <class T>
 void backward(const AttentionBackward<T>& b) {
-  DeviceMemory scratch(cuda::attention_backward_scratch_bytes(b.queries, b.keys, b.heads));
+  DeviceMemory scratch(cuda::attention_backward_scratch_bytes(b));
   cuda::attention_backward(b, scratch.data(), nullptr);
 }
 
@@ -220,6 +220,126 @@ TYPED_TEST(AttentionCuda, AnOwnEntryIsOneMoreKey) {
     for (int64_t q_heads : {1, 2, 6}) {
       // So many tiles are for blocks that take several heads, which have queries of their own.
       if (shape.queries < 1000 || q_heads == shape.heads) check_own_entries<TypeParam>(shape, q_heads, seed++);
+    }
+  }
+}
+
+// Gradients in fp32, added to what is there for keys and values; `q_heads` queries are shared between heads. Both ways
+// to make them, where there are two.
+void check_sums(const Shape& s, int64_t q_heads, uint64_t seed) {
+  SCOPED_TRACE(::testing::Message() << "seed " << seed << ", " << s.queries << " queries, " << s.keys << " keys, "
+                                    << s.heads << "/" << q_heads << "/" << s.kv_heads << " heads of " << s.dim);
+  Rng rng(seed);
+  ref::Attention problem{s.queries, s.keys, s.heads, s.kv_heads, s.dim, 1 / std::sqrt(static_cast<double>(s.dim)),
+                         {},        {},     {},      {},         {}};
+  make_intervals(s, rng, problem.begin, problem.end);
+  auto q = normal_on_device<bf16>(rng, s.queries, q_heads * s.dim, s.padding, 1.5);
+  auto k = normal_on_device<bf16>(rng, s.keys, s.kv_heads * s.dim, s.padding);
+  auto v = normal_on_device<bf16>(rng, s.keys, s.kv_heads * s.dim, s.padding);
+  auto d_o = normal_on_device<bf16>(rng, s.queries, s.heads * s.dim, s.padding);
+  const auto shared = q.host().values();
+  for (int64_t i = 0; i < s.queries; ++i) {
+    for (int64_t h = 0; h < s.heads; ++h) {
+      const auto from = shared.begin() + (i * q_heads + h % q_heads) * s.dim;
+      problem.q.insert(problem.q.end(), from, from + s.dim);
+    }
+  }
+  problem.k = k.host().values(), problem.v = v.host().values();
+  const auto expected = ref::attention_forward(problem);
+  const auto d_o_values = d_o.host().values();
+  const auto gradients = ref::attention_backward(problem, expected, d_o_values, {});
+  const auto dk_before = Rows<float>::normal(rng, s.keys, s.kv_heads * s.dim, s.padding, 0.1),
+             dv_before = Rows<float>::normal(rng, s.keys, s.kv_heads * s.dim, s.padding, 0.1);
+  std::vector<double> dq(s.queries * q_heads * s.dim), dk = dk_before.values(), dv = dv_before.values();
+  for (std::size_t i = 0; i < gradients.dq.size(); ++i) {
+    const int64_t width = s.heads * s.dim, at = static_cast<int64_t>(i);
+    dq[at / width * q_heads * s.dim + at % width / s.dim % q_heads * s.dim + at % s.dim] += gradients.dq[i];
+  }
+  for (std::size_t i = 0; i < dk.size(); ++i) dk[i] += gradients.dk[i], dv[i] += gradients.dv[i];
+
+  std::vector<float> lse, delta;
+  for (int64_t i = 0; i < s.queries * s.heads; ++i) {
+    double sum = 0;
+    for (int64_t c = 0; c < s.dim; ++c) sum += d_o_values[i * s.dim + c] * expected.o[i * s.dim + c];
+    delta.push_back(static_cast<float>(sum)), lse.push_back(static_cast<float>(expected.lse[i]));
+  }
+  DeviceVector<int32_t> begin(problem.begin), end(problem.end);
+  DeviceVector<float> lse_d(lse), delta_d(delta);
+  cuda::IntervalBackward<bf16, float> b;
+  b.queries = s.queries, b.keys = s.keys, b.heads = s.heads, b.q_heads = q_heads, b.kv_heads = s.kv_heads;
+  b.dim = s.dim, b.scale = static_cast<float>(problem.scale), b.begin = begin.data(), b.end = end.data();
+  b.q = q.heads_view(s.dim), b.k = k.heads_view(s.dim), b.v = v.heads_view(s.dim), b.d_o = d_o.heads_view(s.dim);
+  b.o = b.d_o, b.lse = lse_d.data(), b.delta = delta_d.data(), b.accumulate = true;
+  std::vector<Rows<float>> first;
+  for (int run = 0; run < 3; ++run) {
+    b.passes = run == 0 ? cuda::BackwardPasses::two : cuda::BackwardPasses::joint;
+    DeviceRows<float> dq_d(s.queries, q_heads * s.dim, s.padding), dk_d(dk_before, s.keys), dv_d(dv_before, s.keys);
+    b.dq = dq_d.heads(s.dim), b.dk = dk_d.heads(s.dim), b.dv = dv_d.heads(s.dim);
+    DeviceMemory scratch(cuda::interval_backward_scratch_bytes(b));
+    b.scratch = scratch.data();
+    cuda::interval_attention_backward(b, nullptr);
+    const Rows<float> now[] = {dq_d.pull(), dk_d.pull(), dv_d.pull()};
+    if (run < 2) {
+      SCOPED_TRACE(run > 0 ? "one pass" : "two passes");
+      first.assign(now, now + 3);
+      EXPECT_LE(relative_rms_error(now[0].values(), dq), backward_bound<bf16>);
+      EXPECT_LE(relative_rms_error(now[1].values(), dk), backward_bound<bf16>);
+      EXPECT_LE(relative_rms_error(now[2].values(), dv), backward_bound<bf16>);
+      EXPECT_TRUE(now[0].padding_untouched() && now[1].padding_untouched() && now[2].padding_untouched());
+    }
+    for (int i = 0; i < 3; ++i) EXPECT_TRUE(now[i] == first[i]) << "run " << run << " gave other bits, output " << i;
+  }
+}
+
+TEST(AttentionCudaSums, SharedQueriesAndAccumulatedKeys) {
+  RATTAN_NEEDS_GPU();
+  uint64_t seed = 4070;
+  for (const Shape& shape : {Shape{300, 300, 6, 6, 128, 0, Intervals::packed},
+                             {400, 300, 6, 6, 128, 8, Intervals::random},
+                             {130, 20, 6, 2, 128, 0, Intervals::random},
+                             {400, 400, 6, 3, 104, 0, Intervals::causal},
+                             {450, 450, 6, 6, 80, 0, Intervals::window},
+                             {700, 700, 6, 6, 128, 0, Intervals::packed},
+                             {70, 70, 6, 6, 72, 0, Intervals::causal},
+                             {300, 300, 6, 2, 64, 0, Intervals::causal},
+                             {5, 400, 6, 6, 128, 0, Intervals::steps}}) {
+    for (int64_t q_heads : {1, 2, 6}) check_sums(shape, q_heads, seed++);
+  }
+}
+
+// Many blocks of keys meet in each tile of queries: none may wait forever, and runs must agree bit for bit.
+TEST(AttentionCudaSums, LongRowsRepeatTheirBits) {
+  RATTAN_NEEDS_GPU();
+  constexpr int64_t kQueries = 4096, kHeads = 16, kDim = 128, kWidth = kHeads * kDim, kBlock = 1 << 20;
+  Rng rng(4090);
+  Repeated<bf16> q(rng, kBlock, kQueries * kWidth / kBlock), k(rng, kBlock, kQueries * kWidth / kBlock);
+  Repeated<bf16> v(rng, kBlock, kQueries * kWidth / kBlock), d_o(rng, kBlock, kQueries * kWidth / kBlock);
+  DeviceVector<float> lse(std::vector<float>(kQueries * kHeads, 8.0f)), delta(std::vector<float>(kQueries * kHeads));
+  for (const auto& [keys, q_heads] : {std::pair<int64_t, int64_t>{256, 2}, {1024, 1}, {4096, 16}, {4096, 4}}) {
+    SCOPED_TRACE(::testing::Message() << keys << " keys, queries of " << q_heads << " heads");
+    std::vector<int32_t> begin(kQueries), end;
+    for (int64_t i = 0; i < kQueries; ++i) end.push_back(static_cast<int32_t>(i * keys / kQueries));
+    DeviceVector<int32_t> begin_d(begin), end_d(end);
+    cuda::IntervalBackward<bf16, float> b;
+    b.queries = kQueries, b.keys = keys, b.heads = b.kv_heads = kHeads, b.q_heads = q_heads, b.dim = kDim;
+    b.scale = 0.1f, b.begin = begin_d.data(), b.end = end_d.data(), b.lse = lse.data(), b.delta = delta.data();
+    b.q = {q.data(), q_heads * kDim, kDim}, b.k = {k.data(), kWidth, kDim}, b.v = {v.data(), kWidth, kDim};
+    b.o = b.d_o = {d_o.data(), kWidth, kDim};
+    const auto run = [&](cuda::BackwardPasses passes) {
+      b.passes = passes;
+      DeviceMemory scratch(cuda::interval_backward_scratch_bytes(b));
+      DeviceRows<float> dq(kQueries, q_heads * kDim), dk(keys, kWidth), dv(keys, kWidth);
+      b.scratch = scratch.data(), b.dq = dq.heads(kDim), b.dk = dk.heads(kDim), b.dv = dv.heads(kDim);
+      cuda::interval_attention_backward(b, nullptr);
+      return std::array<Rows<float>, 3>{dq.pull(), dk.pull(), dv.pull()};
+    };
+    const auto two_passes = run(cuda::BackwardPasses::two), first = run(cuda::BackwardPasses::joint);
+    for (int i = 0; i < 3; ++i) {
+      EXPECT_LE(relative_rms_error(first[i].values(), two_passes[i].values()), backward_bound<bf16>) << i;
+    }
+    for (int times = 0; times < 3; ++times) {
+      const auto again = run(cuda::BackwardPasses::joint);
+      for (int i = 0; i < 3; ++i) EXPECT_TRUE(again[i] == first[i]) << "another run gave other bits, output " << i;
     }
   }
 }

@@ -91,6 +91,7 @@ std::vector<Shape> shapes() {
       {4, 2, 32, 4, 0, true, {{0, 0, 700, 0}, {0, 0, 403, 7}}},  // enough chunks that a block takes a group
       {4, 2, 64, 1, 0, true, {{0, 0, 900, 3}}},                  // tiles that see few ends and many
       {4, 2, 128, 2, 8, true, {{600, 1, 300, 4}, {0, 0, 50, 0}}},
+      {4, 2, 128, 1, 0, true, {{0, 0, 900, 3}, {0, 0, 700, 0}}},  // ends enough for the attention's joint pass
   };
 }
 

@@ -16,13 +16,20 @@ void forward(const AttentionForward<T>& a, void* stream) {
 }
 
 template <class T>
-void backward(const AttentionBackward<T>& a, void* scratch, void* stream) {
+IntervalBackward<T, T> interval_backward(const AttentionBackward<T>& a) {
   IntervalBackward<T, T> b;
   b.queries = a.queries, b.keys = a.keys, b.dim = a.dim, b.scale = a.scale;
   b.heads = a.heads, b.q_heads = a.heads, b.kv_heads = a.kv_heads;
   b.begin = a.begin, b.end = a.end, b.q = a.q, b.k = a.k, b.v = a.v, b.o = a.o, b.d_o = a.d_o, b.lse = a.lse;
-  b.d_lse = a.d_lse, b.scratch = scratch;
+  b.d_lse = a.d_lse;
   b.dq = a.dq, b.dk = a.dk, b.dv = a.dv;
+  return b;
+}
+
+template <class T>
+void backward(const AttentionBackward<T>& a, void* scratch, void* stream) {
+  IntervalBackward<T, T> b = interval_backward(a);
+  b.scratch = scratch;
   interval_attention_backward(b, stream);
 }
 
@@ -31,8 +38,11 @@ void backward(const AttentionBackward<T>& a, void* scratch, void* stream) {
 void attention_forward(const AttentionForward<float>& a, void* stream) { attention_file::forward(a, stream); }
 void attention_forward(const AttentionForward<bf16>& a, void* stream) { attention_file::forward(a, stream); }
 
-int64_t attention_backward_scratch_bytes(int64_t queries, int64_t keys, int64_t heads) {
-  return interval_backward_scratch_bytes(queries, keys, heads);
+int64_t attention_backward_scratch_bytes(const AttentionBackward<float>& a) {
+  return interval_backward_scratch_bytes(attention_file::interval_backward(a));
+}
+int64_t attention_backward_scratch_bytes(const AttentionBackward<bf16>& a) {
+  return interval_backward_scratch_bytes(attention_file::interval_backward(a));
 }
 void attention_backward(const AttentionBackward<float>& a, void* scratch, void* stream) {
   attention_file::backward(a, scratch, stream);

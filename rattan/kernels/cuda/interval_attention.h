@@ -38,6 +38,10 @@ struct GatedOutput {
   float* delta = nullptr;  // [queries, heads]; null: outputs are not gated
 };
 
+// How the gradients are made on Hopper: those of queries apart from those of keys and values, or all in a joint pass.
+// The rule stands in interval_backward_hopper.cu; tests and benchmarks ask for one of them.
+enum class BackwardPasses { by_rule, two, joint };
+
 template <class T, class U>
 struct IntervalBackward {
   int64_t queries = 0, keys = 0, heads = 0, q_heads = 0, kv_heads = 0, dim = 0;
@@ -55,9 +59,13 @@ struct IntervalBackward {
   bool vector = false;           // q, k, v, o, d_o allow 16-byte accesses
   void* scratch = nullptr;       // device memory of interval_backward_scratch_bytes()
   bool vector_out = false;       // dq, dk, dv allow accesses of two elements
+  BackwardPasses passes = BackwardPasses::by_rule;
+  const int* joint = nullptr;  // of interval_query_hopper: on the device, whether it leaves dq to the joint pass
 };
 
-int64_t interval_backward_scratch_bytes(int64_t queries, int64_t keys, int64_t heads);
+int64_t interval_backward_scratch_bytes(const IntervalBackward<float, float>& a);
+int64_t interval_backward_scratch_bytes(const IntervalBackward<bf16, bf16>& a);
+int64_t interval_backward_scratch_bytes(const IntervalBackward<bf16, float>& a);
 void interval_attention_forward(IntervalForward<float> a, void* stream);
 void interval_attention_forward(IntervalForward<bf16> a, void* stream);
 void interval_attention_backward(IntervalBackward<float, float> a, void* stream);
@@ -80,7 +88,9 @@ void merge_own_entries(const IntervalForward<bf16>& a, void* stream);
 // positive scale. interval_query_hopper is the part of backward that makes dq; `delta` must be given.
 void interval_attention_forward_hopper(const IntervalForward<bf16>& a, void* stream);
 template <class U>
-void interval_backward_hopper(IntervalBackward<bf16, U> a, void* stream);
+void interval_backward_hopper(const IntervalBackward<bf16, U>& a, void* stream);
+template <class U>
+int64_t interval_backward_hopper_bytes(const IntervalBackward<bf16, U>& a);
 template <class U>
 void interval_query_hopper(const IntervalBackward<bf16, U>& a, void* stream);
 

@@ -266,7 +266,8 @@ void check_alignment(IntervalBackward<T, U>& a) {
 
 template <class U>
 bool suits_hopper(const IntervalBackward<bf16, U>& a) {
-  return a.vector && a.vector_out && a.keys > 0 && a.queries > 0 && a.dim <= 128 && a.scale > 0 && is_hopper();
+  return a.vector && a.vector_out && a.keys > 0 && a.queries > 0 && a.heads > 0 && a.dim > 0 && a.dim <= 128 &&
+         a.scale > 0 && is_hopper();
 }
 
 template <class T, class U>
@@ -283,6 +284,15 @@ void run(IntervalBackward<T, U>& a, void* stream_pointer) {
   launch<T, 256>(a, stream);
 }
 
+template <class T, class U>
+int64_t scratch_bytes(IntervalBackward<T, U> a) {
+  check_alignment(a);
+  if constexpr (std::is_same_v<T, bf16>) {
+    if (suits_hopper(a)) return interval_backward_hopper_bytes(a);
+  }
+  return 0;
+}
+
 }  // namespace interval_backward_file
 
 bool interval_backward_gates(const IntervalBackward<float, float>&) { return false; }
@@ -291,6 +301,16 @@ bool interval_backward_gates(IntervalBackward<bf16, float> a) {
   interval_backward_file::check_alignment(a);
   return interval_backward_file::suits_hopper(a) && aligned16(g.d_out) && aligned16(g.out) && aligned16(g.gate) &&
          aligned16(g.d_y) && aligned16(g.d_gate);
+}
+
+int64_t interval_backward_scratch_bytes(const IntervalBackward<float, float>& a) {
+  return interval_backward_file::scratch_bytes(a);
+}
+int64_t interval_backward_scratch_bytes(const IntervalBackward<bf16, bf16>& a) {
+  return interval_backward_file::scratch_bytes(a);
+}
+int64_t interval_backward_scratch_bytes(const IntervalBackward<bf16, float>& a) {
+  return interval_backward_file::scratch_bytes(a);
 }
 
 void interval_attention_backward(IntervalBackward<float, float> a, void* stream) {

@@ -1,4 +1,4 @@
-// What the two passes of interval attention backward for Hopper share.
+// What the passes of interval attention backward for Hopper share.
 #pragma once
 #include "rattan/kernels/cuda/interval_attention.h"
 

@@ -1,8 +1,6 @@
-// The gradients of keys and values, for Hopper: one block 128 keys of a key head, whose two warpgroups own 64 keys
-// each. A producer streams tiles of 64 queries with their output gradients and statistics. The products are made with
-// the keys as rows, so that probabilities and score gradients are left operands from registers.
-#include "rattan/kernels/cuda/hopper.cuh"
-#include "rattan/kernels/cuda/interval_backward_hopper.cuh"
+// The gradients of keys and values, for Hopper: one block 128 keys of a key head. A producer streams tiles of 64
+// queries with their output gradients and statistics.
+#include "rattan/kernels/cuda/interval_block_hopper.cuh"
 #include "rattan/kernels/cuda/launch.h"
 #include "rattan/kernels/cuda/tensor_map.h"
 
@@ -10,24 +8,13 @@ namespace rattan::kernels::cuda {
 
 namespace interval_key_hopper_file {
 
-constexpr int kKeys = 128, kRows = 64, kStages = 3, kThreads = 384;
-
-// What the rows of a tile see: [low, high) holds all intervals; each row sees [most_begin, least_end). least_end is 0
-// where a row sees nothing.
-struct alignas(16) Tile {
-  int low, high, most_begin, least_end;
-};
-
-struct Statistics {
-  float lse[kRows], delta[kRows];
-  int begin[kRows], end[kRows];
-};
+constexpr int kKeys = kBlockKeys, kRows = kTileRows, kStages = 3, kThreads = 384;
 
 template <int D>
 struct Memory {
   bf16 k[kKeys * D], v[kKeys * D];
   bf16 q[kStages][kRows * D], d_o[kStages][kRows * D];
-  Statistics rows[kStages];
+  RowStatistics rows[kStages];
   Barrier keys_full, full[kStages], empty[kStages];
 };
 
@@ -35,68 +22,8 @@ template <class U>
 struct Args {
   IntervalBackward<bf16, U> a;
   CUtensorMap q, d_o, k, v;
-  const Tile* tiles;
-  const int2* range;  // of tiles that may see a block of keys
+  BlockPlan plan;
 };
-
-// One warp a tile of queries.
-__global__ void tiles_kernel(const int32_t* begin, const int32_t* end, int64_t queries, Tile* tiles, int64_t count) {
-  const int64_t tile = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  if (tile >= count) return;
-  Tile t{0x7fffffff, 0, 0, 0x7fffffff};
-  for (int r = threadIdx.x % 32; r < kRows; r += 32) {
-    const int64_t row = tile * kRows + r;
-    const int b = row < queries ? begin[row] : 0, e = row < queries ? end[row] : 0;
-    if (b >= e) {
-      t.least_end = 0;
-      continue;
-    }
-    t.low = min(t.low, b), t.high = max(t.high, e), t.most_begin = max(t.most_begin, b);
-    t.least_end = min(t.least_end, e);
-  }
-  t.low = __reduce_min_sync(kAllLanes, t.low), t.high = __reduce_max_sync(kAllLanes, t.high);
-  t.most_begin = __reduce_max_sync(kAllLanes, t.most_begin), t.least_end = __reduce_min_sync(kAllLanes, t.least_end);
-  if (threadIdx.x % 32 == 0) tiles[tile] = t;
-}
-
-__device__ inline bool sees(const Tile& t, int64_t key0) { return t.low < key0 + kKeys && t.high > key0; }
-
-// One warp a block of keys.
-__global__ void range_kernel(const Tile* tiles, int64_t count, int2* range, int64_t blocks) {
-  const int64_t block = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  if (block >= blocks) return;
-  int first = 0x7fffffff, last = 0;
-  for (int64_t t = threadIdx.x % 32; t < count; t += 32) {
-    if (!sees(tiles[t], block * kKeys)) continue;
-    first = min(first, static_cast<int>(t));
-    last = max(last, static_cast<int>(t) + 1);
-  }
-  first = __reduce_min_sync(kAllLanes, first);
-  last = __reduce_max_sync(kAllLanes, last);
-  if (threadIdx.x % 32 == 0) range[block] = int2{first < last ? first : 0, last};
-}
-
-// delta = d_o·o - d_lse. One warp a row and head.
-__global__ void delta_kernel(int64_t queries, int64_t heads, int dim, HeadsRef<const bf16> o, HeadsRef<const bf16> d_o,
-                             const float* d_lse, float* delta) {
-  const int64_t pair = (int64_t{blockIdx.x} * blockDim.x + threadIdx.x) / 32;
-  if (pair >= queries * heads) return;
-  const int64_t row = pair / heads, head = pair - row * heads;
-  const bf16 *x = at(o, row, head), *y = at(d_o, row, head);
-  float sum = 0;
-  for (int c = threadIdx.x % 32 * 4; c < dim; c += 128) {
-    const auto u = load_pack<4>(x + c), w = load_pack<4>(y + c);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) sum += as_float(u.item[i]) * as_float(w.item[i]);
-  }
-  sum = warp_sum(sum);
-  if (threadIdx.x % 32 == 0) delta[pair] = d_lse ? sum - d_lse[pair] : sum;
-}
-
-__device__ inline int next_tile(const Tile* tiles, int tile, int last, int64_t key0) {
-  while (tile < last && !sees(tiles[tile], key0)) ++tile;
-  return tile;
-}
 
 template <class U, int D>
 __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t key0, int kv_head, int2 range) {
@@ -109,8 +36,8 @@ __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t key0, int kv_hea
     copy_tile<kKeys, D>(m.v, p.v, m.keys_full, kv_head, static_cast<int>(key0));
   }
   Turn<kStages> turn;
-  for (int tile = next_tile(p.tiles, range.x, range.y, key0); tile < range.y;
-       tile = next_tile(p.tiles, tile + 1, range.y, key0)) {
+  for (int tile = next_tile(p.plan.tiles, range.x, range.y, key0); tile < range.y;
+       tile = next_tile(p.plan.tiles, tile + 1, range.y, key0)) {
     const int64_t row0 = int64_t{tile} * kRows;
     for (int head = kv_head * group; head < (kv_head + 1) * group; ++head) {
       wait(m.empty[turn.stage], turn.parity ^ 1);
@@ -121,7 +48,7 @@ __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t key0, int kv_hea
         copy_tile<kRows, D>(m.d_o[turn.stage], p.d_o, full, head, static_cast<int>(row0));
       }
       if (!copies_tiles) {
-        Statistics& rows = m.rows[turn.stage];
+        RowStatistics& rows = m.rows[turn.stage];
 #pragma unroll
         for (int r = lane; r < kRows; r += 32) {
           const bool in = row0 + r < p.a.queries;
@@ -138,56 +65,6 @@ __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t key0, int kv_hea
   }
 }
 
-// s[64 keys, 64 rows] = keys rows^T
-template <int D>
-__device__ void multiply_scores(float (&s)[kRows / 8][4], const bf16* keys, const bf16* rows) {
-  const unsigned a = by_channels(keys), b = by_channels(rows);
-#pragma unroll
-  for (int c = 0; c < D; c += 16) wgmma<false>(s, a + channel_step<kKeys>(c), b + channel_step<kRows>(c), c > 0);
-}
-
-template <int D>
-__device__ void multiply_rows(float (&acc)[D / 8][4], const unsigned (&p)[kRows / 16][4], const bf16* rows) {
-  const unsigned b = by_rows<kRows>(rows);
-#pragma unroll
-  for (int j = 0; j < kRows / 16; ++j) wgmma<true>(acc, p[j], b + row_step(j * 16), true);
-}
-
-// Rows that see nothing become zeros: whatever they contain (NaN too) stays out of the products. Each warpgroup
-// writes all of them: the same zeros.
-template <int D>
-__device__ void zero_blind(const Statistics& rows, bf16* q, bf16* d_o, int warpgroup) {
-  const int r = threadIdx.x % 64;
-  zero_rows<kRows, D>(threadIdx.x / 64 % 2 ? q : d_o, r / 32 * 32,
-                      __ballot_sync(kAllLanes, rows.begin[r] >= rows.end[r]));
-  fence_async();
-  sync_threads(1 + warpgroup, 128);
-}
-
-// Zeroes what the keys of this thread (rows `key`, `key` + 8) do not pass on.
-__device__ inline void hide(float (&s)[kRows / 8][4], const Statistics& rows, int64_t key) {
-#pragma unroll
-  for (int n = 0; n < kRows / 8; ++n) {
-#pragma unroll
-    for (int c = 0; c < 2; ++c) {
-      const int column = n * 8 + threadIdx.x % 4 * 2 + c, begin = rows.begin[column], end = rows.end[column];
-#pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        if (key + i * 8 < begin || key + i * 8 >= end) s[n][i * 2 + c] = 0;
-      }
-    }
-  }
-}
-
-// Score gradients of hidden keys, which may hold anything, become 0 as their probabilities `s` are.
-__device__ inline void hide_where_zero(float (&dp)[kRows / 8][4], const float (&s)[kRows / 8][4]) {
-#pragma unroll
-  for (int n = 0; n < kRows / 8; ++n) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) dp[n][j] = s[n][j] == 0 ? 0.0f : dp[n][j];
-  }
-}
-
 template <class U, int D>
 __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_head, int2 range) {
   const int warpgroup = threadIdx.x / 128 - 1, lane = threadIdx.x % 32,
@@ -200,22 +77,22 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
   clear(dv);
   wait(m.keys_full, 0);
   Turn<kStages> turn;
-  int tile = next_tile(p.tiles, range.x, range.y, block0);
+  int tile = next_tile(p.plan.tiles, range.x, range.y, block0);
   while (tile < range.y) {
-    const Tile seen = p.tiles[tile];
+    const QueryTile seen = p.plan.tiles[tile];
     int following = range.y;
     const bool whole = seen.most_begin <= key0 && seen.least_end >= key0 + 64;
     for (int i = 0; i < group; ++i) {
       wait(m.full[turn.stage], turn.parity);
-      const Statistics& rows = m.rows[turn.stage];
+      const RowStatistics& rows = m.rows[turn.stage];
       bf16 *q = m.q[turn.stage], *d_o = m.d_o[turn.stage];
-      if (seen.least_end == 0) zero_blind<D>(rows, q, d_o, warpgroup);
+      if (seen.least_end == 0) zero_blind<D>(rows, q, d_o);
       wgmma_fence();
       multiply_scores<D>(s, k, q);
       wgmma_commit();
       multiply_scores<D>(dp, v, d_o);
       wgmma_commit();
-      if (i == 0) following = next_tile(p.tiles, tile + 1, range.y, block0);  // while the products are made
+      if (i == 0) following = next_tile(p.plan.tiles, tile + 1, range.y, block0);  // while the products are made
       wgmma_wait<1>();
       pin(s);
 #pragma unroll
@@ -247,7 +124,8 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
       wgmma_wait<0>();
       pin(dv);
       pin(dk);
-      if (threadIdx.x % 128 == 0) arrive(m.empty[turn.stage]);
+      __syncwarp();
+      if (lane == 0) arrive(m.empty[turn.stage]);
       turn.next();
     }
     tile = following;
@@ -260,19 +138,20 @@ __device__ void consume(const Args<U>& p, Memory<D>& m, int64_t block0, int kv_h
 template <class U, int D>
 __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __grid_constant__ Args<U> p) {
 #ifdef RATTAN_HOPPER_CODE
+  if (p.plan.joint && *p.plan.joint) return;
   extern __shared__ uint8_t memory[];
-  auto& m = *reinterpret_cast<Memory<D>*>((reinterpret_cast<uintptr_t>(memory) + 1023) / 1024 * 1024);
+  auto& m = aligned_memory<Memory<D>>(memory);
   if (threadIdx.x == 0) {
     init_barrier(m.keys_full, 1);
     for (int s = 0; s < kStages; ++s) {
       init_barrier(m.full[s], 1 + 32);
-      init_barrier(m.empty[s], 2);
+      init_barrier(m.empty[s], 8);
     }
     fence_barriers();
   }
   __syncthreads();
   const int64_t key0 = int64_t{blockIdx.x} * kKeys;
-  const int2 range = p.range[blockIdx.x];
+  const int2 range = p.plan.range[blockIdx.x];
   if (threadIdx.x < 128) {
     keep_registers<24>();
     if (threadIdx.x < 64) produce<U, D>(p, m, key0, blockIdx.y, range);
@@ -284,14 +163,13 @@ __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __g
 }
 
 template <class U, int D>
-void launch(const IntervalBackward<bf16, U>& a, const Tile* tiles, const int2* range, cudaStream_t stream) {
+void launch(const IntervalBackward<bf16, U>& a, const BlockPlan& plan, cudaStream_t stream) {
   const Args<U> p{a,
                   tensor_map(a.q, a.queries, a.q_heads, a.dim, kRows),
                   tensor_map(a.d_o, a.queries, a.heads, a.dim, kRows),
                   tensor_map(a.k, a.keys, a.kv_heads, a.dim, kKeys),
                   tensor_map(a.v, a.keys, a.kv_heads, a.dim, kKeys),
-                  tiles,
-                  range};
+                  plan};
   constexpr int64_t bytes = sizeof(Memory<D>) + 1024;
   allow_shared_memory(reinterpret_cast<const void*>(kernel<U, D>), bytes, "attention_backward (keys)");
   const dim3 grid(static_cast<unsigned>(blocks_for(a.keys, kKeys)), static_cast<unsigned>(a.kv_heads));
@@ -299,43 +177,15 @@ void launch(const IntervalBackward<bf16, U>& a, const Tile* tiles, const int2* r
   check_launch("attention_backward (keys, Hopper)");
 }
 
-int64_t rounded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
-int64_t tile_bytes(int64_t queries) { return rounded(blocks_for(queries, kRows) * sizeof(Tile)); }
-int64_t range_bytes(int64_t keys) { return rounded(blocks_for(keys, kKeys) * sizeof(int2)); }
-
 }  // namespace interval_key_hopper_file
 
-int64_t interval_backward_scratch_bytes(int64_t queries, int64_t keys, int64_t heads) {
-  using namespace interval_key_hopper_file;
-  return tile_bytes(queries) + range_bytes(keys) + queries * heads * 4;
-}
-
 template <class U>
-void interval_backward_hopper(IntervalBackward<bf16, U> a, void* stream_pointer) {
-  using namespace interval_key_hopper_file;
+void interval_key_hopper(const IntervalBackward<bf16, U>& a, const BlockPlan& plan, void* stream_pointer) {
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
-  auto* memory = static_cast<char*>(a.scratch);
-  auto* tiles = reinterpret_cast<Tile*>(memory);
-  auto* range = reinterpret_cast<int2*>(memory + tile_bytes(a.queries));
-  if (a.delta == nullptr) {
-    auto* delta = reinterpret_cast<float*>(memory + tile_bytes(a.queries) + range_bytes(a.keys));
-    const int64_t warps = a.queries * a.heads;
-    delta_kernel<<<static_cast<unsigned>(blocks_for(warps, 8)), 256, 0, stream>>>(
-        a.queries, a.heads, static_cast<int>(a.dim), a.o, a.d_o, a.d_lse, delta);
-    check_launch("attention_backward (delta)");
-    a.delta = delta;
-  }
-  interval_query_hopper(a, stream);
-  const int64_t count = blocks_for(a.queries, kRows), blocks = blocks_for(a.keys, kKeys);
-  tiles_kernel<<<static_cast<unsigned>(blocks_for(count, 8)), 256, 0, stream>>>(a.begin, a.end, a.queries, tiles,
-                                                                                count);
-  check_launch("attention_backward (tiles)");
-  range_kernel<<<static_cast<unsigned>(blocks_for(blocks, 8)), 256, 0, stream>>>(tiles, count, range, blocks);
-  check_launch("attention_backward (range)");
-  if (a.dim <= 64) return launch<U, 64>(a, tiles, range, stream);
-  launch<U, 128>(a, tiles, range, stream);
+  if (a.dim <= 64) return interval_key_hopper_file::launch<U, 64>(a, plan, stream);
+  interval_key_hopper_file::launch<U, 128>(a, plan, stream);
 }
-template void interval_backward_hopper(IntervalBackward<bf16, bf16> a, void* stream);
-template void interval_backward_hopper(IntervalBackward<bf16, float> a, void* stream);
+template void interval_key_hopper(const IntervalBackward<bf16, bf16>& a, const BlockPlan& plan, void* stream);
+template void interval_key_hopper(const IntervalBackward<bf16, float>& a, const BlockPlan& plan, void* stream);
 
 }  // namespace rattan::kernels::cuda

@@ -305,6 +305,10 @@ __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __g
     copy_tile<kRows, D>(m.q, p.q, m.q_full, q_head, static_cast<int>(row0));
   }
   m.span.load(p.a.begin, p.a.end, row0, p.a.queries);
+  if (gated && p.a.joint && *p.a.joint) {  // the scores are left to the joint pass: no block of keys is seen here
+    if (threadIdx.x == 0) m.span.low = m.span.high = 0;
+    __syncthreads();
+  }
   if (warp < 4) {
     keep_registers<40>();
     if (warp == 0) stream_keys(p, m, q_head);

@@ -13,6 +13,17 @@ namespace rattan::kernels::cuda {
 
 namespace rat_backward_file {
 
+template <class T>
+IntervalBackward<T, float> attention(const RatShape& s) {
+  IntervalBackward<T, float> b;
+  b.queries = s.tokens, b.keys = s.ends, b.dim = s.dim;
+  b.heads = b.kv_heads = s.heads, b.q_heads = s.groups;
+  b.scale = 1.0f / std::sqrt(static_cast<float>(s.dim));
+  b.accumulate = true;
+  return b;
+}
+
+template <class T>
 struct Pieces {
   RatRows rows;
   float* delta;  // [N, H]
@@ -23,7 +34,7 @@ struct Pieces {
       : rows{scratch.take<int32_t>(s.tokens), scratch.take<int32_t>(s.tokens)},
         delta(scratch.take<float>(s.tokens * s.heads)),
         dq(scratch.take<float>(s.tokens * s.groups * s.dim)),
-        attention(scratch.take<char>(interval_backward_scratch_bytes(s.tokens, s.ends, s.heads))),
+        attention(scratch.take<char>(interval_backward_scratch_bytes(rat_backward_file::attention<T>(s)))),
         chunks(scratch, s) {}
 };
 
@@ -39,7 +50,7 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
   check_dim("rat_backward", shape.dim);
   const auto stream = static_cast<cudaStream_t>(stream_pointer);
   Scratch scratch(scratch_memory);
-  const Pieces s(scratch, shape);
+  const Pieces<T> s(scratch, shape);
   const RatColumns columns(shape);
   T *dy = a.d_proj.data + columns.v, *queries = a.d_proj.data + columns.q;
   const int64_t row = a.d_proj.row;
@@ -50,16 +61,13 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
   if (shape.chunks == 0) return;
   rat_rotate(shape, a.table, a.cos, a.sin, a.proj, by_token(queries, row, shape.dim), stream);
 
-  IntervalBackward<T, float> b;
-  b.queries = shape.tokens, b.keys = shape.ends, b.dim = shape.dim;
-  b.heads = b.kv_heads = shape.heads, b.q_heads = shape.groups;
-  b.scale = 1.0f / std::sqrt(static_cast<float>(shape.dim));
+  IntervalBackward<T, float> b = attention<T>(shape);
   b.begin = s.rows.first, b.end = s.rows.slot, b.lse = a.lse, b.delta = s.delta, b.scratch = s.attention;
   b.q = {queries, row, shape.dim};
   b.k = a.ends_k, b.v = a.ends_v;
   b.d_o = {dy, row, shape.dim};
   b.dq = {s.dq, query_width, shape.dim};
-  b.dk = a.d_ends_k, b.dv = a.d_ends_v, b.accumulate = true;
+  b.dk = a.d_ends_k, b.dv = a.d_ends_v;
   b.gated.d_out = {a.d_out.data, a.d_out.row, shape.dim}, b.gated.out = {a.out.data, a.out.row, shape.dim};
   b.gated.gate = {a.proj.data + columns.z, a.proj.row, shape.dim};
   b.gated.d_y = {dy, row, shape.dim}, b.gated.d_gate = {a.d_proj.data + columns.z, row, shape.dim};
@@ -80,7 +88,7 @@ void run(const RatBackward<T>& a, void* scratch_memory, void* stream_pointer) {
 // gate bias. 1.2 KB a token at 16 heads of 128 in 2 groups.
 int64_t rat_backward_scratch_bytes(const RatShape& shape) {
   Scratch scratch;
-  rat_backward_file::Pieces(scratch, shape);
+  rat_backward_file::Pieces<bf16>(scratch, shape);
   return scratch.used();
 }
 void rat_backward(const RatBackward<float>& a, void* scratch, void* stream) {

@@ -14,5 +14,7 @@ bool is_hopper();
 // 128-byte swizzle; what lies outside the tensor arrives as zeros. Coordinates: channel, head, row. Needs what
 // aligned16() asks for, and 1 <= box_rows <= 256. Throws rattan::Error when the driver refuses.
 CUtensorMap tensor_map(const HeadsRef<const bf16>& t, int64_t rows, int64_t heads, int64_t dim, int box_rows);
+// The same with boxes of 32 channels.
+CUtensorMap tensor_map(const HeadsRef<float>& t, int64_t rows, int64_t heads, int64_t dim, int box_rows);
 
 }  // namespace rattan::kernels::cuda
