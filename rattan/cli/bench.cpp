@@ -3,7 +3,7 @@
 
 namespace rattan::cli {
 
-#define RATTAN_BENCHMARKS(X) X(layer) X(model)
+#define RATTAN_BENCHMARKS(X) X(layer) X(model) X(serve)
 
 #define X(name) extern const Verb bench_##name##_verb;
 RATTAN_BENCHMARKS(X)

@@ -149,7 +149,7 @@ void Completion::take_token(std::size_t part, infer::EngineEvent& event) {
     if (plan_.logprobs) c.reports.push_back({event.token, std::move(event.top)});
     return;
   }
-  if (event.text.empty() && !plan_.logprobs) return;
+  if (event.text.empty() && !plan_.logprobs && !plan_.token_ids) return;
   nlohmann::json choice = {{"index", static_cast<int64_t>(part) * plan_.n + event.choice},
                            {"finish_reason", nullptr},
                            {"logprobs", nullptr}};
@@ -158,6 +158,7 @@ void Completion::take_token(std::size_t part, infer::EngineEvent& event) {
     choice["logprobs"] =
         plan_.chat ? chat_logprobs(host_.tokenizer, one) : completion_logprobs(host_.tokenizer, one, false, c.offset);
   }
+  if (plan_.token_ids) choice["token_ids"] = {event.token.id};
   plan_.chat ? choice["delta"] = {{"content", event.text}} : choice["text"] = event.text;
   stream(std::move(choice));
 }

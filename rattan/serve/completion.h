@@ -24,7 +24,7 @@ struct CompletionPlan {
   std::vector<infer::EngineRequest> parts;  // one a prompt; each with `best_of` choices
   std::vector<std::string> prompt_texts;    // one a part: for echo, and for the memory of chats
   int64_t n = 1, best_of = 1;
-  bool echo = false, logprobs = false, stream = false, include_usage = false;
+  bool echo = false, logprobs = false, stream = false, include_usage = false, token_ids = false;
   double seconds = 600;  // for the whole
 };
 

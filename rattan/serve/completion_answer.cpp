@@ -44,6 +44,7 @@ nlohmann::json Completion::choice_json(std::size_t part, std::size_t from, int64
   Part& p = parts_[part];
   Choice& c = p.choices[from];
   nlohmann::json choice = {{"index", index}, {"finish_reason", c.finish}, {"logprobs", nullptr}};
+  if (plan_.token_ids) choice["token_ids"] = c.ids;
   if (plan_.chat) {
     choice["message"] = {{"role", "assistant"}, {"content", c.text}, {"refusal", nullptr}};
     if (plan_.logprobs) choice["logprobs"] = chat_logprobs(host_.tokenizer, c.reports);

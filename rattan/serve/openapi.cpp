@@ -62,6 +62,7 @@ json common(const RequestLimits& limits) {
       {"stream", flag("events as the text is made")},
       {"stream_options", object({{"include_usage", flag("a last event with the usage")}})},
       {"ignore_eos", flag("go on behind an end token")},
+      {"return_token_ids", flag("tell the ids of the tokens made")},
       {"response_format", {{"type", "object"}, {"description", "text, json_object, json_schema or regex"}}},
       {"user", text("has no effect")},
   };

@@ -139,6 +139,7 @@ void read_common(Members& members, const RequestLimits& limits, CommonParams& p)
     options.done();
   }
   p.ignore_end = members.boolean("ignore_eos").value_or(false);
+  p.token_ids = members.boolean("return_token_ids").value_or(false);
   p.shape = read_shape(members);
   members.text("user");  // names the caller's user; nothing depends on it
 }

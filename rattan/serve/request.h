@@ -42,6 +42,7 @@ struct CommonParams {
   std::map<int32_t, float> logit_bias;
   bool stream = false, include_usage = false;
   bool ignore_end = false;  // go on behind an end token
+  bool token_ids = false;   // tell the ids of the tokens made
   Shape shape;
 };
 
