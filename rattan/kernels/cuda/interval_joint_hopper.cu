@@ -46,6 +46,10 @@ struct Args {
   BlockPlan plan;
 };
 
+// Arrives at barrier `id` of `threads` threads without waiting.
+__device__ inline void arrive_threads(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
 // Stores the transposes of four 8 x 8 matrices; lane t has the address of row t mod 8 of matrix t / 8.
 __device__ inline void store_transposed(unsigned to, const unsigned (&r)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(r[0]), "r"(r[1]),
