@@ -175,13 +175,14 @@ void Api::save_state(const HttpRequest& request, const std::shared_ptr<Reply>& r
     throw ApiError(400,
                    fmt::format("there are {} tokens; at most {} can be kept", ids.size(), model().limits.max_context),
                    "prompt", "context_length_exceeded");
-  const std::unique_lock lock(state_mutex_, std::try_to_lock);
+  std::unique_lock lock(state_mutex_, std::try_to_lock);
   if (!lock.owns_lock()) throw ApiError(429, "another state is being saved or restored", "", "busy", 1);
   try {
     model().backend->save(ids, config_.state_folder / (params.name + ".safetensors"));
   } catch (const infer::Busy&) {
     throw ApiError(503, "the server has no room for this now", "", "busy", 1);
   }
+  lock.unlock();  // before the client can know, who may ask for the next at once
   reply->send(json({{"name", params.name}, {"tokens", ids.size()}}));
 }
 
@@ -193,7 +194,7 @@ void Api::restore_state(const HttpRequest& request, const std::shared_ptr<Reply>
   std::error_code none;
   if (!std::filesystem::is_regular_file(file, none))
     throw ApiError(404, fmt::format("there is no state '{}'", params.name), "name", "state_not_found");
-  const std::unique_lock lock(state_mutex_, std::try_to_lock);
+  std::unique_lock lock(state_mutex_, std::try_to_lock);
   if (!lock.owns_lock()) throw ApiError(429, "another state is being saved or restored", "", "busy", 1);
   std::vector<int32_t> ids;
   try {
@@ -206,6 +207,7 @@ void Api::restore_state(const HttpRequest& request, const std::shared_ptr<Reply>
     throw ApiError(409, fmt::format("the state '{}' is damaged or of another model", params.name), "name",
                    "state_unfit");
   }
+  lock.unlock();
   const std::string text = model().tokenizer->decode(ids);
   memory_.remember(text, ids);
   reply->send(json({{"name", params.name}, {"tokens", ids}, {"prompt", infer::valid_utf8(text)}}));

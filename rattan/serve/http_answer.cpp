@@ -190,6 +190,7 @@ void HttpSession::abort() {
 
 void HttpSession::close() {
   if (closed_) return;
+  const auto self = shared_from_this();  // until the end of this function
   closed_ = true;
   become_busy();
   shared_.all.erase(all_at_);

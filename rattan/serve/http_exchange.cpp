@@ -8,7 +8,7 @@ HttpExchange::HttpExchange(asio::io_context& io, std::weak_ptr<HttpSession> sess
     : io_(io), session_(std::move(session)), max_behind_(max_behind) {}
 
 HttpExchange::~HttpExchange() {
-  if (finished_ || gone_) return;
+  if (finished_) return;
   asio::post(io_, [session = session_] {
     if (auto s = session.lock()) s->abandoned();
   });

@@ -124,8 +124,7 @@ void HttpServer::Impl::drain() {
   signals.clear(ignored);
   signals.cancel(ignored);
   const auto sessions = shared.all;
-  for (const auto& weak : sessions)
-    if (auto session = weak.lock()) session->drain();
+  for (const auto& session : sessions) session->drain();
 }
 
 HttpServer::HttpServer(HttpConfig config, HttpHandler handler) : impl_(std::make_unique<Impl>()) {
@@ -138,8 +137,7 @@ HttpServer::HttpServer(HttpConfig config, HttpHandler handler) : impl_(std::make
 HttpServer::~HttpServer() {
   // Handlers that were never run hold sessions, which hold the shared part.
   const auto sessions = impl_->shared.all;
-  for (const auto& weak : sessions)
-    if (auto session = weak.lock()) session->close();
+  for (const auto& session : sessions) session->close();
   impl_->io.restart();
   impl_->io.poll();
 }
@@ -168,8 +166,7 @@ void HttpServer::stop() {
   asio::post(impl_->io, [this] {
     impl_->drain();
     const auto sessions = impl_->shared.all;
-    for (const auto& weak : sessions)
-      if (auto session = weak.lock()) session->close();
+    for (const auto& session : sessions) session->close();
   });
 }
 

@@ -76,7 +76,7 @@ HttpSession::HttpSession(asio::ip::tcp::socket socket, HttpShared& shared)
 HttpSession::~HttpSession() { --shared_.open; }
 
 void HttpSession::start() {
-  shared_.all.push_back(weak_from_this());
+  shared_.all.push_back(shared_from_this());
   all_at_ = std::prev(shared_.all.end());
   wait_for_request();
 }

@@ -27,8 +27,8 @@ struct HttpShared {
   asio::io_context& io;
   const HttpConfig& config;
   const HttpHandler& handler;
-  std::list<std::weak_ptr<HttpSession>> idle;  // those between requests, the longest idle first
-  std::list<std::weak_ptr<HttpSession>> all;
+  std::list<std::weak_ptr<HttpSession>> idle;   // those between requests, the longest idle first
+  std::list<std::shared_ptr<HttpSession>> all;  // an open session lives here, whether it waits for anything or not
   std::atomic<int64_t> open{0};
   bool draining = false;
   std::string id_prefix;
@@ -57,7 +57,7 @@ class HttpExchange : public Reply, public std::enable_shared_from_this<HttpExcha
   const int64_t max_behind_;
   std::atomic<int64_t> behind_{0};
   std::atomic<bool> gone_{false};
-  bool finished_ = false;
+  std::atomic<bool> finished_{false};
   std::vector<std::function<void()>> gone_handlers_;
 };
 
@@ -127,7 +127,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   std::size_t writing_counted_ = 0;
   std::string writing_;
   std::string_view write_left_;
-  std::list<std::weak_ptr<HttpSession>>::iterator idle_at_, all_at_;
+  std::list<std::weak_ptr<HttpSession>>::iterator idle_at_;
+  std::list<std::shared_ptr<HttpSession>>::iterator all_at_;
   std::string peer_;
   std::size_t lingered_ = 0;
   bool idle_ = false, busy_writing_ = false, last_ = false, chunked_ = false, head_only_ = false, old_ = false;

@@ -1,9 +1,13 @@
 """The official `openai` package drives a running server; what it gets equals what `rattan generate` and `rattan score`
 say of the same model."""
 
+import concurrent.futures
 import json
 import math
+import pathlib
+import socket
 import subprocess
+import tempfile
 import threading
 import unittest
 
@@ -117,6 +121,56 @@ class Serve(unittest.TestCase):
                          {"name": "one", "tokens": len(PROMPT)})
         self.assertEqual(self.server.post("/state/restore", {"name": "one"})["prompt"], PROMPT)
 
+    def resident(self):
+        status = pathlib.Path(f"/proc/{self.server.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+    def hostile(self, i):
+        """One of many ways to be a bad client; number 0 is a good one, whose answer is returned."""
+        if i % 6 == 0:
+            return self.client.completions.create(model="tiny", prompt=PROMPT, max_tokens=24, seed=3).choices[0].text
+        body = json.dumps({"prompt": "a" * (5 + i % 7), "max_tokens": 100, "stream": True, "ignore_eos": True}).encode()
+        head = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        whole = head + b"Content-Length: %d\r\n\r\n" % len(body) + body
+        host, port = self.server.url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port)), timeout=20) as s:
+            if i % 6 == 1:  # leaves in the middle of the answer
+                s.sendall(whole)
+                s.recv(300 + i % 900)
+            elif i % 6 == 2:  # leaves in the middle of the question
+                s.sendall(whole[: 60 + i % (len(whole) - 60)])
+            elif i % 6 == 3:  # never reads
+                s.sendall(whole * 3)
+                threading.Event().wait(0.05)
+            elif i % 6 == 4:  # sends what is none
+                s.sendall(head + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n\xff{]")
+                self.assertTrue(s.recv(100).startswith(b"HTTP/1.1 400"))
+            else:  # a prompt that is too long
+                long = json.dumps({"prompt": "a" * 5000}).encode()
+                s.sendall(head + b"Content-Length: %d\r\n\r\n" % len(long) + long)
+                self.assertTrue(s.recv(100).startswith(b"HTTP/1.1 400"))
+        return None
+
+    def test_bad_clients_do_not_disturb_good_ones(self):
+        want = self.hostile(0)
+
+        def round_of(count):
+            with concurrent.futures.ThreadPoolExecutor(12) as pool:
+                answers = [answer for answer in pool.map(self.hostile, range(count)) if answer is not None]
+            self.assertEqual(answers, [want] * len(answers))
+
+        round_of(48)
+        before = self.resident()
+        round_of(96)
+        # A connection or request that leaked would keep 100 KB at least; caches of the allocator may still grow.
+        self.assertLess(self.resident() - before, 24)
+        for _ in range(200):
+            metrics = self.server.get("/metrics")
+            if "rattan_sequences_running 0\n" in metrics and "rattan_requests_waiting 0\n" in metrics:
+                return
+            threading.Event().wait(0.02)
+        self.fail("some sequences still run")
+
     def test_models_and_tokens(self):
         self.assertEqual([model.id for model in self.client.models.list()], ["tiny"])
         self.assertEqual(self.server.post("/tokenize", {"prompt": "ab"})["tokens"], [97, 98])
@@ -125,9 +179,6 @@ class Serve(unittest.TestCase):
 
 class KeysAndStop(unittest.TestCase):
     def test_keys_and_sigterm(self):
-        import pathlib
-        import tempfile
-
         with tempfile.TemporaryDirectory() as folder:
             keys = pathlib.Path(folder) / "keys"
             keys.write_text(KEY + "\n")

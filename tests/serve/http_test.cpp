@@ -219,12 +219,18 @@ TEST_F(HttpTest, AVanishedClientIsNoticed) {
     wait_for(waiting, 1);
   }
   wait_for(gone, 1);
+  held.reset();
+  wait_for(aborted, 1);
   {
     Client client(server->port());
     client.say("GET /stream HTTP/1.1\r\nHost: x\r\n\r\n");
     wait_for(waiting, 2);
   }
   wait_for(gone, 2);
+  held.reset();
+  wait_for(aborted, 2);
+  for (int i = 0; i < 2000 && server->connections() > 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(server->connections(), 0);
   EXPECT_THAT(exchange("GET /a HTTP/1.1\r\nHost: x\r\n\r\n"), HasSubstr("[GET /a  ]"));
 }
 
