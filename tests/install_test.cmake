@@ -1,5 +1,5 @@
-# Proves that an installed Rattan works away from its build: the program runs from any folder, and the example
-# finds the package, builds and runs; also after the installed tree was moved.
+# Proves that an installed Rattan works away from its build: the program runs from any folder, and the examples
+# find the package, build and run; also after the installed tree was moved.
 # Needs BUILD (the build folder), SOURCE, WORK (a scratch folder) and COMPILER.
 function(run)
   cmake_parse_arguments(arg "FAILS" "OUT;FOLDER" "COMMAND" ${ARGN})
@@ -29,8 +29,11 @@ file(RENAME ${WORK}/first ${WORK}/moved)
 run(COMMAND ${WORK}/moved/bin/rattan --version OUT version)
 string(STRIP "${version}" version)
 
-set(configure ${CMAKE_COMMAND} -G Ninja -S ${SOURCE}/examples/generate -DCMAKE_CXX_COMPILER=${COMPILER}
-  -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=${WORK}/moved)
+set(options -G Ninja -DCMAKE_CXX_COMPILER=${COMPILER} -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH=${WORK}/moved)
+run(COMMAND ${CMAKE_COMMAND} -S ${SOURCE}/examples/engine ${options} -B ${WORK}/engine)
+run(COMMAND ${CMAKE_COMMAND} --build ${WORK}/engine)
+run(COMMAND ${WORK}/engine/engine)
+set(configure ${CMAKE_COMMAND} -S ${SOURCE}/examples/generate ${options})
 run(COMMAND ${configure} -B ${WORK}/example)
 run(COMMAND ${CMAKE_COMMAND} --build ${WORK}/example)
 run(COMMAND ${WORK}/example/generate OUT out)

@@ -77,10 +77,10 @@ struct EngineEvent {
   std::vector<TokenChoice> top;  // most probable first
   std::string text;              // what can be shown now; with the last token, all that was held back
   Finish finish = Finish::length;
-  int64_t reused = 0;                                // kind prompt: leading tokens whose state was in the cache
+  int64_t reused = 0;  // kind prompt: leading tokens whose state was in the cache
   // Kind prompt, where asked for: of prompt tokens 1 .., the token itself, then the alternatives.
   std::vector<std::vector<TokenChoice>> prompt_top;
-  std::string error;                                 // kind failed: for the log, not for strangers
+  std::string error;  // kind failed: for the log, not for strangers
 };
 
 // InputError's cousin for a request that could be served later: the queue is full, or the engine is stopping.

@@ -166,8 +166,8 @@ class Run {
       for (const Context::Piece& piece : pieces) logits.push_back(logits_of(context_->extend({&piece, 1})).front());
       return choose_from(active, logits);
     }
-    const bool greedy = std::all_of(active.begin(), active.end(),
-                                    [](const Sequence* s) { return s->request.sampling.takes_best(); });
+    const bool greedy =
+        std::all_of(active.begin(), active.end(), [](const Sequence* s) { return s->request.sampling.takes_best(); });
     const auto n = static_cast<int64_t>(active.size());
     const Context::Next next = context_->step(pieces, greedy ? tokenizer_.vocab_size() : 0);
     if (next.ids.defined())

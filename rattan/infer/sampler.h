@@ -42,10 +42,10 @@ struct Choice {
 
 // What bears on a choice beside the logits.
 struct Past {
-  std::span<const int32_t> tokens{};                // of the sequence, oldest first
-  std::size_t prompt = 0;                           // leading ones that were given, not made
-  const std::map<int32_t, float>* bias = nullptr;   // added to logits
-  const std::vector<uint64_t>* allowed = nullptr;   // bit id % 64 of word id / 64: this token may come
+  std::span<const int32_t> tokens{};               // of the sequence, oldest first
+  std::size_t prompt = 0;                          // leading ones that were given, not made
+  const std::map<int32_t, float>* bias = nullptr;  // added to logits
+  const std::vector<uint64_t>* allowed = nullptr;  // bit id % 64 of word id / 64: this token may come
 };
 
 // One uniform number is drawn from `rng` unless temperature is 0.

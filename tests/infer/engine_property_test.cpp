@@ -176,6 +176,37 @@ TEST(EngineMemory, ASecondTurnReadsItsNewTokensAndAChunkAtMost) {
   }
 }
 
+// Texts that repeat, greedy and sampled: guessing changes nothing but the number of steps.
+TEST(EngineLookup, GuessedTokensAreTheTokensOfTheModel) {
+  Fixture f;
+  for (NamedModel& m : engine_models()) {
+    for (const bool strict : {true, false}) {
+      EngineConfig config = small_engine(strict);
+      config.lookup = 5;
+      Engine e(*m.model, *f.tokenizer, config);
+      auto plain = f.engine(m, strict, false);
+      Rng rng(17);
+      const Ids word = some_ids(rng, 6);
+      for (int i = 0; i < 6; ++i) {
+        SCOPED_TRACE(testing::Message() << m.name << (strict ? ", strict, " : ", ") << "seed 17, text " << i);
+        Ids prompt = some_ids(rng, static_cast<int64_t>(rng.below(20)));
+        for (int k = 0; k < 4; ++k) prompt = joined(prompt, word);
+        EngineRequest r = plain_request(prompt, 60, static_cast<uint64_t>(i));
+        if (i % 2 == 0) r.sampling.temperature = 0;
+        if (i % 3 == 0) r.logit_bias = {{word[0], 30.0f}, {word[1], 30.0f}};  // few tokens, so that they repeat
+        if (i % 3 == 1) r.stop = {f.tokenizer->decode(Ids{word[2]})};
+        const Answer with = ask(e, r).answer, without = ask(*plain, r).answer;
+        expect_same(with, without, strict);
+        const Ids turn = joined(prompt, with.ids, some_ids(rng, 3));
+        expect_same(ask(e, plain_request(turn, 8)).answer, ask(*plain, plain_request(turn, 8)).answer, strict);
+      }
+      e.drain(60);
+      EXPECT_GT(e.stats().guesses_right, 0u);
+      EXPECT_GT(e.stats().guessed, e.stats().guesses_right) << "nothing was taken back";
+    }
+  }
+}
+
 // An edit in the middle: RAT and attention go on from the edit, others from the ladder's last step before it.
 TEST(EngineMemory, AnEditIsReadFromWhereItIs) {
   Fixture f;

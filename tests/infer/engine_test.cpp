@@ -51,8 +51,7 @@ TEST_F(EngineTest, ChoicesShareThePromptAndDifferBySeedAlone) {
     alone.max_tokens = 12;
     alone.seed = 5;
     alone.sample = static_cast<uint64_t>(choice);
-    EXPECT_EQ(answers[static_cast<std::size_t>(choice)].ids,
-              Generator(*model, *tokenizer).run({alone}).front().ids);
+    EXPECT_EQ(answers[static_cast<std::size_t>(choice)].ids, Generator(*model, *tokenizer).run({alone}).front().ids);
   }
 }
 
@@ -143,7 +142,7 @@ TEST_F(EngineTest, CancelledRequestsFreeTheirSlotAndAreToldNothingMore) {
   const int64_t events = first.events;
   EXPECT_EQ(second.wait().front().ids.size(), 3u);
   EXPECT_EQ(first.events, events);
-  e->cancel(id);      // again, and what never was: nothing happens
+  e->cancel(id);  // again, and what never was: nothing happens
   e->cancel(1 << 20);
   EXPECT_EQ(e->stats().cancelled, 1u);
 }

@@ -1,5 +1,7 @@
 // Models of every mixer and a listener that gathers answers, for the tests of the engine.
 #pragma once
+#include <ATen/Parallel.h>
+
 #include <chrono>
 #include <condition_variable>
 #include <map>
@@ -153,6 +155,7 @@ inline Told ask(Engine& engine, EngineRequest request) {
 }
 
 inline EngineConfig small_engine(bool strict, int64_t sequences = 8) {
+  at::set_num_threads(1);  // models this small gain nothing from more, and several engines live at once
   EngineConfig config;
   config.max_sequences = sequences;
   config.max_context = 192;

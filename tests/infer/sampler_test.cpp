@@ -71,8 +71,8 @@ TEST(Sampler, RepetitionPenaltyHitsEachTokenOfTheHistoryOnce) {
 TEST(Sampler, LogprobIsTheModelsOwn) {
   Rng rng(0);
   const std::vector<int32_t> history = {1};
-  const Choice choice =
-      choose(of_probabilities({0.25, 0.75}), {.tokens = history}, {.temperature = 0.1, .top_k = 1, .repetition_penalty = 1.1}, rng);
+  const Choice choice = choose(of_probabilities({0.25, 0.75}), {.tokens = history},
+                               {.temperature = 0.1, .top_k = 1, .repetition_penalty = 1.1}, rng);
   EXPECT_NEAR(choice.logprob, std::log(choice.id == 1 ? 0.75 : 0.25), 1e-6);
 }
 

@@ -15,8 +15,8 @@ namespace engine_file {
 
 EngineConfig checked(EngineConfig c, models::Model& model) {
   require(c.max_sequences >= 1 && c.max_context >= 2, "an engine needs at least 1 sequence of at least 2 tokens");
-  require(c.prefill_tokens >= 1 && c.max_waiting >= 0 && c.snapshot_every >= 1 && c.lookup >= 0 && c.memory >= 0,
-          "prefill_tokens and snapshot_every must be at least 1, max_waiting, lookup and memory at least 0");
+  require(c.prefill_tokens >= 1 && c.max_waiting >= 1 && c.snapshot_every >= 1 && c.lookup >= 0 && c.memory >= 0,
+          "prefill_tokens, max_waiting and snapshot_every must be at least 1, lookup and memory at least 0");
   const int64_t rows = c.max_sequences + Reader::strict_rows;
   require(c.max_context <= std::numeric_limits<int32_t>::max() / rows,
           "{} sequences of {} tokens are more places than can be numbered", c.max_sequences, c.max_context);
@@ -40,8 +40,8 @@ void check(const EngineRequest& r, const EngineConfig& config, const Tokenizer& 
           "a prompt of {} tokens and {} more do not fit the context of {}", prompt, r.max_tokens, config.max_context);
   require(r.choices >= 1 && r.choices <= 1024, "the number of choices must be 1 to 1024, got {}", r.choices);
   require(r.choices == 1 || r.max_tokens > 0, "several choices need at least 1 token to make");
-  require(r.top_logprobs >= -1 && r.top_logprobs <= tokenizer.vocab_size(),
-          "top_logprobs must be -1 to {}, got {}", tokenizer.vocab_size(), r.top_logprobs);
+  require(r.top_logprobs >= -1 && r.top_logprobs <= tokenizer.vocab_size(), "top_logprobs must be -1 to {}, got {}",
+          tokenizer.vocab_size(), r.top_logprobs);
   r.sampling.validate();
   for (const auto& [id, bias] : r.logit_bias) {
     require(id >= 0 && id < tokenizer.vocab_size(), "logit bias for token {}, which is not in the vocabulary", id);

@@ -61,8 +61,8 @@ std::vector<NextToken> next_tokens(const std::vector<Sequence*>& sequences, cons
   const auto width = static_cast<std::size_t>(logits.size(1));
   parallel_for(static_cast<int64_t>(rows.size()), [&](int64_t k) {
     const auto i = static_cast<std::size_t>(rows[static_cast<std::size_t>(k)]);
-    out[i] = next_tokens_file::choose_one(
-        *sequences[i], {logits.const_data_ptr<float>() + k * static_cast<int64_t>(width), width});
+    out[i] = next_tokens_file::choose_one(*sequences[i],
+                                          {logits.const_data_ptr<float>() + k * static_cast<int64_t>(width), width});
   });
   return out;
 }

@@ -46,7 +46,7 @@ bool PrefixCache::resumes(std::size_t group, int64_t tokens) const {
 PrefixCache::Found PrefixCache::find(Ids ids) const {
   Found found;
   const auto size = static_cast<int64_t>(ids.size());
-  uint64_t hash = 0;
+  uint64_t hash = prefix_hash_start;
   for (Node* node = root_.get();;) {
     for (const auto& snapshot : node->snapshots) {
       const bool longer = snapshot->tokens <= size && snapshot->tokens > found.usable;

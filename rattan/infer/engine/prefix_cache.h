@@ -49,7 +49,7 @@ class PrefixCache {
   // Where reading must stop for a snapshot: the largest m <= n for which no multiple is passed.
   int64_t stop_before(int64_t read, int64_t n) const;
   bool on_ladder(int64_t read) const { return needs_snapshots_ && read > 0 && read % config_.snapshot_every == 0; }
-  bool enabled() const { return config_.enabled; }
+  bool needs_snapshots() const { return needs_snapshots_; }
 
   uint64_t hits() const { return hits_; }
   uint64_t evictions() const { return evictions_; }

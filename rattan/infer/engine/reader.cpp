@@ -12,9 +12,7 @@ namespace reader_file {
 bool same_place(const Slot& a, const Slot& b) { return a.row == b.row && a.position == b.position && a.idle == b.idle; }
 
 // Strict groups on a GPU are always full; these rows fill them.
-int64_t spare_rows(bool strict, at::Device device) {
-  return strict && device.is_cuda() ? Reader::strict_rows - 1 : 0;
-}
+int64_t spare_rows(bool strict, at::Device device) { return strict && device.is_cuda() ? Reader::strict_rows - 1 : 0; }
 
 }  // namespace reader_file
 
@@ -33,8 +31,7 @@ DecodeStep& Reader::step_of(int64_t slots, int64_t greedy) {
   std::unique_ptr<DecodeStep>& step = steps_[{slots, greedy}];
   if (!step)
     step = std::make_unique<DecodeStep>(
-        model_, store_.state(), slots,
-        DecodeStepConfig{.limit = store_.capacity(), .greedy = greedy, .graph = graph_});
+        model_, store_.state(), slots, DecodeStepConfig{.limit = store_.capacity(), .greedy = greedy, .graph = graph_});
   return *step;
 }
 
@@ -48,7 +45,8 @@ Reader::Next Reader::step_once(std::span<const Token> tokens, std::span<const in
     if (static_cast<int64_t>(slots.size()) < wanted) slots.push_back({.row = row, .idle = true});
   for (int64_t row = sequences_; row < store_.rows() && static_cast<int64_t>(slots.size()) < wanted; ++row)
     slots.push_back({.row = row, .idle = true});
-  if (static_cast<int64_t>(slots.size()) < wanted) slots.resize(static_cast<std::size_t>(n));  // no rows to fill up with
+  if (static_cast<int64_t>(slots.size()) < wanted)
+    slots.resize(static_cast<std::size_t>(n));  // no rows to fill up with
   for (const Slot& s : slots) ids.push_back(s.id);
   DecodeStep& step = step_of(static_cast<int64_t>(slots.size()), greedy);
   if (std::equal(slots.begin(), slots.end(), step.slots().begin(), reader_file::same_place)) {
@@ -64,8 +62,7 @@ Reader::Next Reader::step_once(std::span<const Token> tokens, std::span<const in
 
 Reader::Next Reader::step(std::span<const Token> tokens, std::span<const int64_t> free, int64_t greedy) {
   const std::size_t all = tokens.size();
-  if (serves_steps_ && !strict_)
-    return step_once(tokens, free, slots_for(static_cast<int64_t>(all), device_), greedy);
+  if (serves_steps_ && !strict_) return step_once(tokens, free, slots_for(static_cast<int64_t>(all), device_), greedy);
   std::vector<at::Tensor> parts;
   const std::size_t most = !strict_ ? all : serves_steps_ ? static_cast<std::size_t>(strict_rows) : 1;
   for (std::size_t first = 0; first < all; first += most) {

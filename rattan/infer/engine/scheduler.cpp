@@ -8,12 +8,13 @@
 namespace rattan::infer {
 namespace scheduler_file {
 
-// A GPU holds all rows from the start, so there may be fewer of them than asked for.
+// A GPU holds all rows from the start, so there may be fewer of them than asked for; a quarter is left to the cache.
 int64_t rows_for(models::Model& model, const EngineConfig& config) {
   const int64_t one = model.state_spec().bytes(config.max_context, model.compute);
   if (device_of(model).is_cpu()) return config.max_sequences;
   const int64_t spare = config.strict ? Reader::strict_rows - 1 : 0;
-  return std::clamp<int64_t>(config.memory / std::max<int64_t>(one, 1) - spare, 1, config.max_sequences);
+  const int64_t bytes = config.prefix_cache ? config.memory / 4 * 3 : config.memory;
+  return std::clamp<int64_t>(bytes / std::max<int64_t>(one, 1) - spare, 1, config.max_sequences);
 }
 
 }  // namespace scheduler_file
@@ -136,7 +137,12 @@ void Scheduler::remove_finished() {
 
 void Scheduler::finish(Sequence& s, Finish finish) {
   Live& live = *s.live;
-  keep(s);
+  // Right guesses may have been read behind the end; a state without them is known only where it resumes.
+  const int64_t beyond = std::max<int64_t>(0, s.read - s.size());
+  if (beyond == 0 || !cache_.needs_snapshots()) {
+    s.read -= beyond;
+    keep(s);
+  }
   s.preempted = false;
   park(s);
   const bool last = --live.unfinished == 0;

@@ -6,6 +6,7 @@
 #pragma once
 #include <deque>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "rattan/infer/engine/memory.h"
@@ -22,7 +23,7 @@ class Outlet {
   virtual ~Outlet() = default;
   virtual void tell(Live& live, const EngineEvent& event) = 0;
   virtual void admitted(Live& live) = 0;  // left the queue
-  virtual void gone(Live& live) = 0;  // after the last event, or cancelled
+  virtual void gone(Live& live) = 0;      // after the last event, or cancelled
 };
 
 struct Counts {
@@ -65,6 +66,9 @@ class Scheduler {
   void fork(Sequence& leader);
 
   void decode();
+  void decode_singly(const std::vector<Sequence*>& ready);
+  std::vector<int32_t> guess(const Sequence& s) const;  // of what follows its newest token
+  void decode_guessing(const std::vector<std::pair<Sequence*, std::vector<int32_t>>>& guessed);
   void accept(Sequence& s, NextToken next);
   void finish(Sequence& s, Finish finish);
   void fail(Live& live, const std::string& error);

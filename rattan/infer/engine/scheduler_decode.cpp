@@ -13,11 +13,27 @@ void Scheduler::decode() {
   // The oldest first: who started last gives way.
   std::stable_sort(ready.begin(), ready.end(),
                    [](const Sequence* a, const Sequence* b) { return a->admission < b->admission; });
-  for (Sequence* s : ready)
-    if (s->row >= 0) grow(*s, s->read + 1);
-  std::erase_if(ready, [](const Sequence* s) { return s->row < 0; });
-  if (ready.empty()) return;
+  std::vector<Sequence*> singly;
+  std::vector<std::pair<Sequence*, std::vector<int32_t>>> guessed;
+  for (Sequence* s : ready) {
+    if (s->row < 0) continue;
+    std::vector<int32_t> guesses = guess(*s);
+    if (!grow(*s, s->read + 1 + std::ssize(guesses))) continue;
+    if (guesses.empty()) {
+      singly.push_back(s);
+    } else {
+      guessed.emplace_back(s, std::move(guesses));
+    }
+  }
+  // Who came later may have given way to one before it.
+  std::erase_if(singly, [](const Sequence* s) { return s->row < 0; });
+  std::erase_if(guessed, [](const auto& entry) { return entry.first->row < 0; });
+  if (!singly.empty()) decode_singly(singly);
+  std::erase_if(guessed, [](const auto& entry) { return entry.first->row < 0; });  // its request failed
+  if (!guessed.empty()) decode_guessing(guessed);
+}
 
+void Scheduler::decode_singly(const std::vector<Sequence*>& ready) {
   std::vector<Reader::Token> tokens;
   for (const Sequence* s : ready) tokens.push_back({s->row, s->read, s->ids.back()});
   const auto best = std::count_if(ready.begin(), ready.end(), [](const Sequence* s) { return takes_best(*s); });
@@ -33,7 +49,7 @@ void Scheduler::decode() {
 void Scheduler::accept(Sequence& s, NextToken next) {
   if (!next.error.empty()) return fail(*s.live, next.error);
   const EngineRequest& request = s.request();
-  if (cache_.on_ladder(s.read)) keep(s);
+  if (s.read <= s.size() && cache_.on_ladder(s.read)) keep(s);
   EngineEvent event;
   event.choice = s.choice;
   event.token = {next.choice.id, next.choice.logprob};

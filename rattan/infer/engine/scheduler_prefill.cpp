@@ -8,9 +8,8 @@ namespace rattan::infer {
 // Everyone gets an equal share of the step's tokens; what short prompts leave over goes to longer ones.
 std::vector<Reader::Piece> Scheduler::pieces(const std::vector<Sequence*>& readers) const {
   std::vector<Sequence*> by_rest = readers;
-  std::stable_sort(by_rest.begin(), by_rest.end(), [](const Sequence* a, const Sequence* b) {
-    return a->target() - a->read < b->target() - b->read;
-  });
+  std::stable_sort(by_rest.begin(), by_rest.end(),
+                   [](const Sequence* a, const Sequence* b) { return a->target() - a->read < b->target() - b->read; });
   int64_t left = config_.prefill_tokens;
   std::vector<Reader::Piece> out;
   for (std::size_t i = 0; i < by_rest.size(); ++i) {
@@ -21,9 +20,9 @@ std::vector<Reader::Piece> Scheduler::pieces(const std::vector<Sequence*>& reade
     if (reader_.whole_prefix()) n = s.target() - s.read;
     if (left <= 0) break;
     left -= n;
-    out.push_back({{s.row, s.read, std::span(s.ids).subspan(static_cast<std::size_t>(s.read),
-                                                            static_cast<std::size_t>(n))},
-                   s.request().prompt_logprobs && !s.live->told_prompt});
+    out.push_back(
+        {{s.row, s.read, std::span(s.ids).subspan(static_cast<std::size_t>(s.read), static_cast<std::size_t>(n))},
+         s.request().prompt_logprobs && !s.live->told_prompt});
   }
   return out;
 }
@@ -42,8 +41,8 @@ void Scheduler::prefill() {
 void Scheduler::read(const std::vector<Reader::Piece>& plan, const std::vector<Sequence*>& readers) {
   std::vector<Sequence*> of;
   for (const Reader::Piece& piece : plan)
-    of.push_back(*std::find_if(readers.begin(), readers.end(),
-                               [&](const Sequence* s) { return s->row == piece.reading.row; }));
+    of.push_back(
+        *std::find_if(readers.begin(), readers.end(), [&](const Sequence* s) { return s->row == piece.reading.row; }));
   reader_.read(plan, memory_.free_rows(), [&](std::size_t i, int64_t first, const at::Tensor& logits) {
     take_prompt_logits(*of[i], plan[i].reading.held + first, logits);
   });

@@ -52,9 +52,9 @@ struct Sequence {
   int64_t choice;
   std::vector<int32_t> ids;  // prompt and what was made
   TextStream text;
-  int64_t grammar;           // state
+  int64_t grammar;  // state
   int64_t row = -1, read = 0;
-  uint64_t admission = 0;    // ascending
+  uint64_t admission = 0;  // ascending
   bool preempted = false, leads = false;
 };
 

@@ -111,9 +111,6 @@ Session read_session(const std::filesystem::path& path, const StateStore& store,
   Session session;
   const int32_t* first = ids.const_data_ptr<int32_t>();
   session.tokens.assign(first, first + ids.numel());
-  for (int32_t id : session.tokens)
-    require(id >= 0 && id < tokenizer.vocab_size(), "{}: holds the token {}, which is not in the vocabulary",
-            file.source(), id);
   const auto known = static_cast<int64_t>(session.tokens.size()) - 1;
   std::size_t count = 1;
   for (const StateStore::Group& group : store.groups()) {
@@ -129,6 +126,9 @@ Session read_session(const std::filesystem::path& path, const StateStore& store,
   require(count == file.tensors().size(), "{}: holds tensors that this model's state does not have", file.source());
   require(meta(file, "checksum") == fmt::format("{:08x}", checksum(all)), "{}: damaged (the checksum differs)",
           file.source());
+  for (int32_t id : session.tokens)
+    require(id >= 0 && id < tokenizer.vocab_size(), "{}: holds the token {}, which is not in the vocabulary",
+            file.source(), id);
   for (const auto& [key, value] : file.metadata())
     if (key.starts_with("note.")) session.notes[key.substr(5)] = value;
   return session;

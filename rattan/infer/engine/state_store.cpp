@@ -45,14 +45,14 @@ at::Tensor reserved(const std::vector<int64_t>& shape, at::ScalarType type) {
   std::size_t bytes = c10::elementSize(type);
   for (int64_t n : shape) bytes *= static_cast<std::size_t>(n);
   const std::size_t mapped = std::max<std::size_t>(bytes, 1);
-  void* memory =
-      ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* memory = ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED)
     fail("no address space for {} bytes of states: {}; take fewer sequences or a shorter context", bytes,
          std::strerror(errno));
   // Large pages would be filled by rows that use a little of them.
   ::madvise(memory, mapped, MADV_NOHUGEPAGE);
-  return at::from_blob(memory, shape, [mapped](void* p) { ::munmap(p, mapped); }, at::TensorOptions().dtype(type));
+  return at::from_blob(
+      memory, shape, [mapped](void* p) { ::munmap(p, mapped); }, at::TensorOptions().dtype(type));
 }
 
 // The whole pages within a row of every member.

@@ -18,10 +18,10 @@ namespace rattan::infer {
 class StateStore {
  public:
   struct Group {
-    nn::Field field;      // what its members have in common
-    int64_t resume = 0;   // of the specs they belong to
+    nn::Field field;     // what its members have in common
+    int64_t resume = 0;  // of the specs they belong to
     std::vector<std::string> members;
-    at::Tensor all;       // [members, rows, shape...] or [members, rows, entries, shape...]
+    at::Tensor all;  // [members, rows, shape...] or [members, rows, entries, shape...]
 
     int64_t entry_bytes() const;  // of all members, one entry
     // Entries that a sequence of `tokens` has in use.
@@ -43,9 +43,9 @@ class StateStore {
   int64_t capacity() const { return capacity_; }
   bool grows_on_touch() const { return device_.is_cpu(); }
 
-  int64_t bytes(int64_t tokens) const;                     // of one row that holds so many
+  int64_t bytes(int64_t tokens) const;                      // of one row that holds so many
   void copy_row(int64_t from, int64_t to, int64_t tokens);  // what a sequence of `tokens` has in use
-  void trim(int64_t row);                                  // gives the row's memory back; what it held is lost
+  void trim(int64_t row);                                   // gives the row's memory back; what it held is lost
 
  private:
   at::Tensor make(const std::vector<int64_t>& shape, at::ScalarType type) const;

@@ -1,5 +1,6 @@
 #include "rattan/infer/engine/worker.h"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <c10/core/DeviceGuard.h>
 
@@ -30,10 +31,7 @@ void add(Histogram& h, Clock::duration elapsed) {
 }  // namespace worker_file
 
 Worker::Worker(models::Model& model, const Tokenizer& tokenizer, EngineConfig config)
-    : model_(model),
-      tokenizer_(tokenizer),
-      config_(std::move(config)),
-      scheduler_(model, tokenizer, config_, *this) {
+    : model_(model), tokenizer_(tokenizer), config_(std::move(config)), scheduler_(model, tokenizer, config_, *this) {
   stats_.first_token_seconds = stats_.token_seconds = stats_.queue_seconds = worker_file::seconds();
   stats_.slots = scheduler_.rows();
   publish();
@@ -169,6 +167,7 @@ void Worker::publish() {
 }
 
 void Worker::run() {
+  at::init_num_threads();  // as many as the process was told to use, which OpenMP would forget on a new thread
   at::NoGradGuard no_grad;
   const c10::DeviceGuard device(device_of(model_));
   for (;;) {

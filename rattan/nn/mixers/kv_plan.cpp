@@ -114,21 +114,34 @@ bool single_tokens(const Layout& layout) {
 RingPlan ring_plan(const Layout& layout, int64_t rows, int64_t cap) {
   using namespace kv_plan_file;
   const Tables tables(layout, fmt::format("ring.{}.{}.", rows, cap));
-  const auto new_rows = static_cast<int32_t>(rows * cap);
   // The ring's entries that a segment can still see, oldest first, then its own tokens.
   auto old_from = [&](const Segment& s) {
     const int32_t row = state_row(s, rows);
     return row < 0 || s.from < 0 ? s.pos0 : static_cast<int32_t>(std::max<int64_t>(0, s.pos0 - (cap - 1)));
   };
+  auto each_old = [&](auto&& visit) {
+    for (const Segment& s : layout.segments())
+      for (int32_t p = old_from(s); p < s.pos0; ++p) visit(static_cast<int32_t>(s.from * cap + p % cap));
+  };
   RingPlan plan;
+  plan.old = tables.keep(
+      "old",
+      [&] {
+        Values old;
+        each_old([&](int32_t slot) { old.push_back(slot); });
+        return old;
+      },
+      true);
   plan.keys = tables.keep(
       "keys",
       [&] {
         Values keys;
+        int32_t old = 0, all_old = 0;
+        each_old([&](int32_t) { ++all_old; });
         for (const Segment& s : layout.segments()) {
-          for (int32_t p = old_from(s); p < s.pos0; ++p) keys.push_back(static_cast<int32_t>(s.from * cap + p % cap));
+          for (int32_t p = old_from(s); p < s.pos0; ++p) keys.push_back(old++);
           for (int32_t i = 0; i < s.length(); ++i)
-            keys.push_back(new_rows + static_cast<int32_t>(layout.first_token(s)) + i);
+            keys.push_back(all_old + static_cast<int32_t>(layout.first_token(s)) + i);
         }
         return keys;
       },
@@ -152,17 +165,27 @@ RingPlan ring_plan(const Layout& layout, int64_t rows, int64_t cap) {
                    "begin", [&] { return interval(false); }, false),
                tables.keep(
                    "end", [&] { return interval(true); }, false)};
-  plan.ring = tables.keep(
-      "ring",
+  // The last `cap` tokens of each segment.
+  auto each_kept = [&](auto&& value) {
+    Values out;
+    for (const Segment& s : layout.segments()) {
+      if (s.to < 0) continue;
+      for (int32_t i = std::max<int32_t>(0, s.length() - static_cast<int32_t>(cap)); i < s.length(); ++i)
+        out.push_back(value(s, i));
+    }
+    return out;
+  };
+  plan.tokens = tables.keep(
+      "tokens",
       [&] {
-        Values ring(rows * cap);
-        for (int32_t i = 0; i < new_rows; ++i) ring[i] = i;
-        for (const Segment& s : layout.segments()) {
-          if (s.to < 0) continue;
-          for (int32_t i = std::max<int32_t>(0, s.length() - static_cast<int32_t>(cap)); i < s.length(); ++i)
-            ring[s.to * cap + (s.pos0 + i) % cap] = new_rows + static_cast<int32_t>(layout.first_token(s)) + i;
-        }
-        return ring;
+        return each_kept([&](const Segment& s, int32_t i) { return static_cast<int32_t>(layout.first_token(s)) + i; });
+      },
+      true);
+  plan.slots = tables.keep(
+      "slots",
+      [&] {
+        return each_kept(
+            [&](const Segment& s, int32_t i) { return static_cast<int32_t>(s.to * cap + (s.pos0 + i) % cap); });
       },
       true);
   return plan;

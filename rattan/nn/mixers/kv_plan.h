@@ -12,12 +12,14 @@ struct CachePlan {
 };
 CachePlan cache_plan(const Layout& layout, int64_t rows, int64_t entries);
 
-// A ring [rows, cap], the entry of position t at slot t mod cap. Earlier and new keys are gathered in order from
-// the concatenation [flat ring | new tokens]; the ring afterwards is gathered from the same.
+// A ring [rows, cap], the entry of position t at slot t mod cap. Queries see entries of the ring and new tokens, in
+// order; of the ring only what is seen is read, and only what is new is written, so that the rows of others cost
+// nothing.
 struct RingPlan {
-  at::Tensor keys;  // int64 [M]: rows of the concatenation that queries see, in order
-  MaskSpec mask;    // over those M rows
-  at::Tensor ring;  // int64 [rows * cap]: rows of the concatenation
+  at::Tensor old;            // int64 [E]: flat ring rows that queries see
+  at::Tensor keys;           // int64 [M]: rows of the concatenation [those E | new tokens], in order
+  MaskSpec mask;             // over those M rows
+  at::Tensor tokens, slots;  // int64: token rows that stay in the ring, and the flat ring rows they go to
 };
 RingPlan ring_plan(const Layout& layout, int64_t rows, int64_t cap);
 

@@ -24,6 +24,10 @@ at::Tensor or_undefined(const State& state, const char* name) {
   return place == state.t.end() ? at::Tensor() : place->second;
 }
 
+at::Tensor seen(const RingPlan& plan, const at::Tensor& ring, const at::Tensor& fresh) {
+  return at::cat({ring.index_select(0, plan.old), fresh}).index_select(0, plan.keys);
+}
+
 }  // namespace softmax_attention_file
 
 void AttentionSettings::fields(Fields& f) {
@@ -77,6 +81,7 @@ at::Tensor SoftmaxAttention::attend(const at::Tensor& x, const at::Tensor& q, co
 }
 
 at::Tensor SoftmaxAttention::forward(const at::Tensor& x, Call& call) {
+  using softmax_attention_file::seen;
   const Heads h = project(x, call.layout);
   if (!call.carry) return attend(x, h.q, {h.k, h.v}, call.layout.mask(settings_.window), false, call);
   const int64_t rows = std::max<int64_t>(1, call.layout.state_rows());
@@ -93,9 +98,9 @@ at::Tensor SoftmaxAttention::forward(const at::Tensor& x, Call& call) {
   };
   if (ring) {
     const RingPlan plan = ring_plan(call.layout, rows, entries);
-    const at::Tensor all_k = at::cat({k, h.k}), all_v = at::cat({v, h.v});
-    leave(all_k.index_select(0, plan.ring), all_v.index_select(0, plan.ring));
-    return attend(x, h.q, {all_k.index_select(0, plan.keys), all_v.index_select(0, plan.keys)}, plan.mask, false, call);
+    leave(k.index_copy(0, plan.slots, h.k.index_select(0, plan.tokens)),
+          v.index_copy(0, plan.slots, h.v.index_select(0, plan.tokens)));
+    return attend(x, h.q, {seen(plan, k, h.k), seen(plan, v, h.v)}, plan.mask, false, call);
   }
   const CachePlan plan = cache_plan(call.layout, rows, entries);
   const at::Tensor new_k = k.index_copy(0, plan.slots, h.k.index_select(0, plan.tokens));
@@ -105,6 +110,7 @@ at::Tensor SoftmaxAttention::forward(const at::Tensor& x, Call& call) {
 }
 
 at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& call) {
+  using softmax_attention_file::seen;
   const Heads h = project(x, call.layout);
   if (state.t.empty()) fail("extend needs a state made from state_spec()");
   at::Tensor &cache_k = state.t.at("k"), &cache_v = state.t.at("v");
@@ -112,10 +118,9 @@ at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& cal
   at::Tensor k = cache_k.flatten(0, 1), v = cache_v.flatten(0, 1);
   if (settings_.window >= 0 && !single_tokens(call.layout)) {
     const RingPlan plan = ring_plan(call.layout, rows, entries);
-    const at::Tensor all_k = at::cat({k, h.k}), all_v = at::cat({v, h.v});
-    at::Tensor y =
-        attend(x, h.q, {all_k.index_select(0, plan.keys), all_v.index_select(0, plan.keys)}, plan.mask, true, call);
-    k.copy_(all_k.index_select(0, plan.ring)), v.copy_(all_v.index_select(0, plan.ring));
+    at::Tensor y = attend(x, h.q, {seen(plan, k, h.k), seen(plan, v, h.v)}, plan.mask, true, call);
+    k.index_copy_(0, plan.slots, h.k.index_select(0, plan.tokens));
+    v.index_copy_(0, plan.slots, h.v.index_select(0, plan.tokens));
     return y;
   }
   const CachePlan plan =
