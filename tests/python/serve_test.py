@@ -30,8 +30,10 @@ class Serve(unittest.TestCase):
         cls.server.__exit__()
 
     def program(self, *arguments):
-        out = subprocess.run(
-            [self.server.program, *arguments, "--threads", "1", "--json"], check=True, capture_output=True, text=True)
+        return self.program_without_threads(*arguments, "--threads", "1")
+
+    def program_without_threads(self, *arguments):
+        out = subprocess.run([self.server.program, *arguments, "--json"], check=True, capture_output=True, text=True)
         return json.loads(out.stdout)
 
     def test_a_completion_is_what_the_program_generates(self):
@@ -120,6 +122,27 @@ class Serve(unittest.TestCase):
         self.assertEqual(self.server.post("/state/save", {"name": "one", "prompt": PROMPT}),
                          {"name": "one", "tokens": len(PROMPT)})
         self.assertEqual(self.server.post("/state/restore", {"name": "one"})["prompt"], PROMPT)
+
+    def test_the_load_generator_reports_what_it_saw(self):
+        report = self.program_without_threads(
+            "bench", "serve", self.server.url, "--conversations", "6", "--concurrency", "3", "--turns", "2", "--shared",
+            "16", "--prompt", "24", "--answer", "8", "--rate", "200")
+        self.assertEqual((report["requests"], report["complete"], report["failures"]), (12, 12, {}))
+        self.assertEqual(report["answer_tokens"], 12 * 8)
+        self.assertEqual(report["token_seconds"]["count"], 12 * 7)
+        self.assertGreater(report["reused_tokens"], 6 * 40, "second turns go on where the first ended")
+
+    def test_wrong_use_is_explained(self):
+        for arguments, words in (
+                (["/nowhere"], "/nowhere"),
+                ([str(self.server.model), "--memory", "much"], "--memory takes an amount"),
+                ([str(self.server.model), "--port", self.server.url.rsplit(":", 1)[1]], "another server"),
+                ([str(self.server.model), "--host", "nowhere"], "--host takes an address")):
+            port = [] if "--port" in arguments else ["--port", "0"]
+            done = subprocess.run(
+                [self.server.program, "serve", *arguments, *port], capture_output=True, text=True, timeout=60)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertIn(words, done.stderr)
 
     def resident(self):
         status = pathlib.Path(f"/proc/{self.server.process.pid}/status").read_text()
