@@ -24,6 +24,7 @@ void Scheduler::decode_guessing(const std::vector<std::pair<Sequence*, std::vect
   std::vector<Reader::Piece> pieces;
   std::vector<Undo> undo;
   std::vector<std::vector<NextToken>> made(guessed.size());
+  std::vector<bool> right(guessed.size(), true);  // so far
   for (const auto& [s, guess] : guessed) {
     texts.push_back({s->ids.back()});
     texts.back().insert(texts.back().end(), guess.begin(), guess.end());
@@ -36,14 +37,14 @@ void Scheduler::decode_guessing(const std::vector<std::pair<Sequence*, std::vect
     Sequence& s = *guessed[i].first;
     const auto& guess = guessed[i].second;
     const at::Tensor host = logits.to(at::kCPU);
-    for (int64_t k = 0; k < host.size(0) && std::ssize(made[i]) == first + k; ++k) {
+    for (int64_t k = 0; k < host.size(0) && right[i]; ++k) {
+      const int64_t at = first + k;
       const std::size_t known = s.ids.size();
-      s.ids.insert(s.ids.end(), guess.begin(), guess.begin() + first + k);
+      s.ids.insert(s.ids.end(), guess.begin(), guess.begin() + at);
       made[i].push_back(std::move(next_tokens({&s}, {host.narrow(0, k, 1), {}, {}}, vocabulary_).front()));
       s.ids.resize(known);
-      const bool right = first + k < std::ssize(guess) && made[i].back().error.empty() &&
-                         made[i].back().choice.id == guess[static_cast<std::size_t>(first + k)];
-      if (!right) break;
+      const NextToken& next = made[i].back();
+      right[i] = at < std::ssize(guess) && next.error.empty() && next.choice.id == guess[static_cast<std::size_t>(at)];
     }
   });
   for (std::size_t i = 0; i < guessed.size(); ++i) {
