@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "rattan/base/error.h"
+#include "rattan/ops/kept.h"
 
 namespace rattan::nn {
 namespace checkpoint_file {
@@ -23,6 +24,7 @@ struct Recompute {
   bool enters_added, leaves_added = false;  // the second tensor of the stream is `added`, not `pending`
   int slot, step;
   AttentionCore* core;
+  ops::Kept kept = {};
   const Source* source;
   const Knobs* knobs;
 };
@@ -43,6 +45,7 @@ Outputs run(Recompute& r, const at::Tensor& x, const at::Tensor& branch, Mode mo
   call.choices = r.choices;
   call.rng = rng;
   call.sink = &sink;
+  const ops::Kept::Scope scope(&r.kept);
   Stream stream{x};
   (r.enters_added ? stream.added : stream.pending) = branch;
   r.block->forward(stream, call);
@@ -75,6 +78,7 @@ class Checkpoint : public torch::autograd::Function<Checkpoint> {
     recipe->recorded = *recipe->choices;
     recipe->choices = &recipe->recorded;
     recipe->recorded.replay(true);
+    recipe->kept.replay();
     recipe->loss_names = out.loss_names;
     ctx->save_for_backward({x, second});
     ctx->saved_data["recipe"] = at::IValue::make_capsule(c10::make_intrusive<Capsule>(std::move(recipe)));
@@ -107,7 +111,7 @@ void checkpointed_forward(Block& block, Stream& stream, Call& call) {
   using namespace checkpoint_file;
   if (call.carry || call.core_state) fail("activation checkpointing does not go with a state that forward changes");
   auto recipe = std::make_shared<Recompute>(
-      Recompute{&block, call.layout, call.choices, {}, {}, stream.added.defined(), false, call.slot, call.step, call.core, call.source, call.knobs});
+      Recompute{&block, call.layout, call.choices, {}, {}, stream.added.defined(), false, call.slot, call.step, call.core, {}, call.source, call.knobs});
   if (!recipe->choices) recipe->choices = &recipe->recorded;
   Sink sink;
   if (call.sink) sink.wanted = call.sink->wanted;

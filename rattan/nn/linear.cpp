@@ -10,15 +10,15 @@ Linear::Linear(int64_t in, int64_t out, double init_std)
     : weight_(param("weight", {out, in}, Init::normal(init_std))) {}
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
+  if (fp8_ == ops::Fp8::off) return ops::linear(x, weight_.weight(x.scalar_type()));
   const at::Tensor weight = weight_(x.scalar_type());
-  if (fp8_ == ops::Fp8::off) return ops::linear(x, weight);
   return ops::fp8_linear(x, weight, fp8_, weight_.fp8_rows(weight));
 }
 
 at::Tensor Linear::join(const at::Tensor& x, const at::Tensor& like, Call& call) const {
   // No product in fp8 adds to what is there: its output stays pending.
   if (call.stream && fp8_ == ops::Fp8::off) {
-    if (auto added = ops::add_linear_(call.stream->x, x, weight_(x.scalar_type()))) {
+    if (auto added = ops::add_linear_(call.stream->x, x, weight_.weight(x.scalar_type()))) {
       call.stream->x = added->sum;
       if (call.training()) call.stream->added = added->branch;
       return {};

@@ -100,6 +100,13 @@ at::Tensor Param::operator()(at::ScalarType dtype) const {
   return value;
 }
 
+ops::Weight Param::weight(at::ScalarType dtype) const {
+  if (!master_.defined() || keep_.defined() || keep_fp32 || !ops::takes_gradient_directly(master_, dtype))
+    return {(*this)(dtype), {}};
+  at::NoGradGuard no_grad;
+  return {(*this)(dtype), master_};
+}
+
 void Module::each_param(const std::function<void(const std::string&, Param&)>& visit, const std::string& prefix) {
   for (auto& [name, param] : params_) visit(module_file::join(prefix, name), *param);
   for (auto& [name, module] : children_) module->each_param(visit, module_file::join(prefix, name));

@@ -11,6 +11,7 @@
 
 #include "rattan/base/random.h"
 #include "rattan/ops/fp8.h"
+#include "rattan/ops/weight.h"
 
 namespace rattan::nn {
 
@@ -30,6 +31,8 @@ class Param {
 
   // The value in `dtype`, differentiable with respect to the master.
   at::Tensor operator()(at::ScalarType dtype) const;
+  // The same for a product, which may send the gradient to the master itself (ops/weight.h).
+  ops::Weight weight(at::ScalarType dtype) const;
   // A matrix's rows rounded to e4m3, from `value`, what the call above gave; undefined tensors where gradients are
   // recorded, since whoever records them rounds once a use anyway. Kept, like that value, until the master changes.
   ops::Fp8Rows fp8_rows(const at::Tensor& value) const;
@@ -53,7 +56,7 @@ class Param {
   Init init_;
   at::Tensor master_, keep_;
   bool differentiable() const;
-  mutable std::map<at::ScalarType, at::Tensor> cast_;  // inference only
+  mutable std::map<at::ScalarType, at::Tensor> cast_;  // without a gradient; until the master changes
   mutable ops::Fp8Rows fp8_rows_;                      // inference only
 };
 

@@ -7,6 +7,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include "rattan/ops/kept.h"
 #include "rattan/ops/launch.h"
 #include "rattan/ops/ops.h"
 
@@ -89,7 +90,11 @@ class Attention : public torch::autograd::Function<Attention> {
   static variable_list forward(AutogradContext* ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                                const Tensor& begin, const Tensor& end, double scale) {
     at::AutoDispatchBelowADInplaceOrView below;
-    auto [o, lse] = ops::attention(q, k, v, begin, end, scale);
+    const auto results = Kept::results([&]() -> std::vector<Tensor> {
+      auto [made, sums] = ops::attention(q, k, v, begin, end, scale);
+      return {made, sums};
+    });
+    const Tensor &o = results[0], &lse = results[1];
     ctx->save_for_backward({q, k, v, o, lse, begin, end});
     ctx->saved_data["scale"] = scale;
     ctx->set_materialize_grads(false);

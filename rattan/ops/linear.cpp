@@ -4,10 +4,8 @@
 #include <ATen/ops/mm.h>
 #include <torch/csrc/autograd/custom_function.h>
 
-#include <utility>
-
-#include "rattan/kernels/few_rows_linear.h"
 #include "rattan/kernels/matrix_product.h"
+#include "rattan/ops/few_rows.h"
 #include "rattan/ops/launch.h"
 #include "rattan/ops/ops.h"
 #include "rattan/ops/product_choice.h"
@@ -19,32 +17,10 @@ using at::Tensor;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-thread_local bool few_rows_wanted = false;
-
 bool is_fp32_on_cpu(const Tensor& t) { return t.is_cpu() && t.scalar_type() == at::kFloat; }
 
 bool is_differentiable(const Tensor& a, const Tensor& b) {
   return at::GradMode::is_enabled() && (a.requires_grad() || b.requires_grad());
-}
-
-bool is_for_few_rows(const Tensor& x, const Tensor& weight) {
-  const bool types =
-      x.scalar_type() == weight.scalar_type() && (x.scalar_type() == at::kFloat || x.scalar_type() == at::kBFloat16);
-  return few_rows_wanted && types && !is_differentiable(x, weight) && x.is_cpu() && weight.is_cpu() &&
-         weight.dim() == 2 && weight.stride(1) == 1 && x.dim() >= 1 && x.size(-1) == weight.size(1) && x.numel() > 0 &&
-         x.numel() <= kernels::few_rows * x.size(-1);
-}
-
-Tensor few_rows_linear(const Tensor& x, const Tensor& weight) {
-  const Tensor rows = x.reshape({-1, x.size(-1)}).contiguous();
-  Tensor y = at::empty({rows.size(0), weight.size(0)}, x.options());
-  with_type("linear", x.scalar_type(), [&]<class T>() {
-    kernels::FewRowsLinear<T> a;
-    a.rows = rows.size(0), a.in = rows.size(1), a.out = weight.size(0);
-    a.x = rows_ref<const T>(rows), a.w = rows_ref<const T>(weight), a.y = rows_ref<T>(y);
-    kernels::few_rows_linear(a);
-  });
-  return y;
 }
 
 bool is_own_product(const Tensor& a, const Tensor& b, int64_t m, int64_t k, int64_t n) {
@@ -99,9 +75,6 @@ std::vector<int64_t> output_shape(const Tensor& x, const Tensor& weight) {
 
 }  // namespace linear_file
 
-FewRowsScope::FewRowsScope() : before_(std::exchange(linear_file::few_rows_wanted, true)) {}
-FewRowsScope::~FewRowsScope() { linear_file::few_rows_wanted = before_; }
-
 at::Tensor product(const at::Tensor& a, const at::Tensor& b) {
   return linear_file::product_is_own(a, b) ? linear_file::own_product(a, b) : at::mm(a, b);
 }
@@ -118,11 +91,15 @@ void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b) {
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight) {
   using namespace linear_file;
   const bool fits = x.dim() >= 1 && weight.dim() == 2 && x.size(-1) == weight.size(1) && x.numel() > 0;
-  if (fits && is_for_few_rows(x, weight)) return few_rows_linear(x, weight).view(output_shape(x, weight));
+  if (auto y = few_rows_linear(x, weight)) return *y;
   if (!fits || !is_own_product(x, weight, x.numel() / x.size(-1), x.size(-1), weight.size(0)))
     return at::linear(x, weight);
   const at::Tensor rows = x.reshape({-1, x.size(-1)});
   return OwnLinear::apply(rows, weight).view(output_shape(x, weight));
+}
+
+at::Tensor linear(const at::Tensor& x, const Weight& weight) {
+  return weight.master.defined() && x.numel() > 0 ? linear_of_master(x, weight) : ops::linear(x, weight.value);
 }
 
 }  // namespace rattan::ops

@@ -8,6 +8,8 @@
 #include <optional>
 #include <tuple>
 
+#include "rattan/ops/weight.h"
+
 namespace rattan::ops {
 
 // q [N, H, p], k, v [M, Hkv, p], begin, end int32 [N] -> o [N, H, p], lse fp32 [N, H]. Differentiable.
@@ -54,6 +56,7 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_after(const at::Tensor& x, const at:
 // x weight^T, [..., in] and [out, in] -> [..., out], like at::linear; no operator, it has no schema. Which kernel
 // multiplies: product_choice.h. Differentiable.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
+at::Tensor linear(const at::Tensor& x, const Weight& weight);
 // a b of matrices, like at::mm, by the same choice.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b);
 void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b);  // c = a b, written in place
@@ -65,9 +68,9 @@ struct AddedBranch {
   at::Tensor sum;     // fp32 [..., out]
   at::Tensor branch;  // bf16 [..., out]; its elements are never read
 };
-std::optional<AddedBranch> add_linear_(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight);
-// While one lives on a thread, its `linear` of few rows on a processor, where nothing is differentiated, takes a
-// kernel of its own. Decoding asks for it; training must not, since recomputed activations have to be equal bit
+std::optional<AddedBranch> add_linear_(const at::Tensor& sum, const at::Tensor& x, const Weight& weight);
+// While one lives on a thread, its `linear` and `add_linear_` of few rows, where nothing is differentiated, take a
+// kernel of its own (ops/few_rows.h). Decoding asks for it; training must not, since recomputed activations have to be equal bit
 // for bit with and without a gradient graph.
 class FewRowsScope {
  public:

@@ -10,6 +10,7 @@
 
 #include <utility>
 
+#include "rattan/ops/kept.h"
 #include "rattan/ops/launch.h"
 #include "rattan/ops/ops.h"
 
@@ -225,9 +226,12 @@ class Rat : public torch::autograd::Function<Rat> {
                                const OptionalTensor& running_v) {
     at::AutoDispatchBelowADInplaceOrView below;
     static auto op = handle<Symbolic>("rattan::rat");
-    auto [out, lse, new_k, new_v, final_k, final_v] =
-        op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk, std::move(rows), std::move(ends), ends_k,
-                ends_v, running_k, running_v);
+    const auto results = Kept::results([&]() -> std::vector<Tensor> {
+      auto [o, sums, k, v, last_k, last_v] = op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends,
+                                                     ends_k, ends_v, running_k, running_v);
+      return {o, sums, k, v, last_k, last_v};
+    });
+    const Tensor &out = results[0], &lse = results[1], &new_k = results[2], &new_v = results[3];
     ctx->save_for_backward({proj, gate_bias, table, value_or_undefined(cos), value_or_undefined(sin), new_k, new_v,
                             value_or_undefined(running_k), value_or_undefined(running_v), out, lse});
     ctx->saved_data["heads"] = heads;
@@ -236,7 +240,7 @@ class Rat : public torch::autograd::Function<Rat> {
     ctx->saved_data["carried"] = ends_k ? ends_k->size(1) : int64_t{0};
     ctx->mark_non_differentiable({lse});
     ctx->set_materialize_grads(false);
-    return {out, lse, new_k, new_v, final_k, final_v};
+    return results;
   }
 
   static variable_list backward(AutogradContext* ctx, variable_list grads) {

@@ -18,7 +18,8 @@ void FitConfig::fields(Fields& f) {
     "mixers and feed-forward layers (weight gradients, embedding, head and all else in bf16), on GPUs of compute "
     "capability 9.0 on; fp8_emulated: the same roundings on any device, slowly",
     one_of({"bf16", "fp32", "fp8", "fp8_emulated"}));
-  f("checkpointing", checkpointing, "recompute activations in backward: less memory, more time");
+  f("checkpointing", checkpointing,
+    "recompute activations in backward, all but what attention and RAT mixed: less memory, more time");
   f("eval_every", eval_every, "steps between evaluations; 0: at the end only", at_least(0));
   f("seed", seed, "decides initial weights, data order and dropout", at_least(0));
 }

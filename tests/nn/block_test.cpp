@@ -121,6 +121,41 @@ TEST_P(BlockExtends, GradientsOfBranchesThatAddThemselves) {
   }
 }
 
+// Micro-batches: what a second backward pass adds to the gradients is what it would have made alone.
+TEST_P(BlockExtends, GradientsAddUp) {
+  const auto [device, type] = GetParam();
+  if (device.is_cuda() && !at::hasCUDA()) GTEST_SKIP() << "no GPU";
+  Built built(type, device);
+  const Layout layout = Layout::uniform(rows, tokens, device);
+  const auto options = at::TensorOptions().dtype(at::kFloat).device(device);
+  const at::Tensor x[2] = {at::randn({rows, tokens, d_model}, options), at::randn({rows, tokens, d_model}, options)};
+  const at::Tensor d_y = at::randn({rows, tokens, d_model}, options);
+  auto backward = [&](const at::Tensor& batch) {
+    Call call{layout};
+    call.mode = Mode::train;
+    Stream stream{batch.clone().set_requires_grad(true) * 1, {}, {}, true};
+    built.block.forward(stream, call);
+    torch::autograd::backward({stream.resolve()}, {d_y});
+  };
+  auto take = [&](bool clear) {
+    std::vector<at::Tensor> out;
+    built.block.each_param([&](const std::string&, Param& p) {
+      out.push_back(p.master().grad().clone());
+      if (clear) p.master().mutable_grad() = at::Tensor();
+    });
+    return out;
+  };
+  backward(x[0]);
+  const auto first = take(true);
+  backward(x[1]);
+  const auto second = take(false);
+  backward(x[0]);
+  const auto both = take(true);
+  // Sums of 2,400 rows in fp32, once more added up in another order.
+  for (std::size_t i = 0; i < both.size(); ++i)
+    EXPECT_LE(((both[i] - first[i] - second[i]).norm() / both[i].norm()).item<double>(), 1e-5) << i;
+}
+
 INSTANTIATE_TEST_SUITE_P(Types, BlockExtends,
                          ::testing::Values(std::pair{at::Device(at::kCPU), at::kFloat},
                                            std::pair{at::Device(at::kCPU), at::kBFloat16},
