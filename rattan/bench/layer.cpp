@@ -7,6 +7,7 @@
 #include "rattan/bench/ceilings.h"
 #include "rattan/bench/device.h"
 #include "rattan/bench/layer_case.h"
+#include "rattan/bench/layer_steps.h"
 #include "rattan/bench/products.h"
 #include "rattan/nn/mixers/registry.h"
 
@@ -19,6 +20,8 @@ int64_t projection_width(const LayerBench& c) { return 3 * c.d_model + 2 * c.gro
 std::unique_ptr<Subject> make_subject(const LayerBench& config, const std::string& name, int64_t seq, int64_t batch,
                                       const std::string& mode) {
   const auto [mixer, fp8] = split_fp8(name);
+  if (mixer != "products" && mode == "decode" && LayerSteps::serves(config, name))
+    return std::make_unique<LayerSteps>(config, name, seq, batch);
   if (mixer != "products") return std::make_unique<LayerCase>(config, name, seq, batch, mode);
   return std::make_unique<Products>(batch * (mode == "decode" ? 1 : seq), config.d_model, projection_width(config),
                                     mode == "train", config.dtype, config.device, fp8);
@@ -90,9 +93,13 @@ void run_group(const LayerBench& config, int64_t seq, int64_t batch, const std::
     candidates.push_back({.run = run, .prepare = prepare, .warm = true});
   }
   const auto times = interleave(candidates, config.budget);
-  for (size_t i = 0; i < times.size(); ++i)
-    report.rows.push_back({config.mixers[i], mode, seq, batch, times[i], subjects[i]->flops(), subjects[i]->bytes(),
-                           peaks[i], clock.median_mhz(i)});
+  for (size_t i = 0; i < times.size(); ++i) {
+    const int64_t repeats = subjects[i]->repeats();
+    const auto n = static_cast<double>(repeats);
+    const Timing each{times[i].median / n, times[i].low / n, times[i].high / n, times[i].calls};
+    report.rows.push_back({config.mixers[i], mode, seq, batch, each, subjects[i]->flops(), subjects[i]->bytes(),
+                           peaks[i], clock.median_mhz(i), repeats});
+  }
 }
 
 }  // namespace layer_file

@@ -2,7 +2,9 @@
 // single-layer protocol of RAT (arXiv 2507.04416, section 4), with every mixer in the same layer and run.
 //   train:   forward and backward, gradients of weights and of the layer's inputs included
 //   prefill: a whole sequence into an empty state
-//   decode:  one token at the last position, on a state of T-1 tokens (random values, so nothing is skipped)
+//   decode:  one token at the last position, on a state of T-1 tokens (random values, so nothing is skipped). On a GPU
+//            as models do it: places on the device, many layers in a recorded graph, timed together (layer_steps.h);
+//            around torch's attention, call by call from the host
 // The layer runs as in a stack (layer_case.h): the addition of a branch to the residual stream is part of the norm
 // that follows it or of the projection before it. Before each call the caches of a GPU are filled with other data.
 #pragma once
@@ -40,6 +42,7 @@ struct LayerRow {
   double flops = 0, bytes = 0;        // of one call: arithmetic of the algorithm; weights and state that must be read
   std::optional<int64_t> peak_bytes;  // device memory of the subject at its peak: weights, inputs, activations
   std::optional<double> clock_mhz;    // of the multiprocessors while it ran, median
+  int64_t repeats = 1;                // layers gone through in a timed call; the time is that of one
 };
 
 struct Ceilings {

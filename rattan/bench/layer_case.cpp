@@ -72,6 +72,15 @@ struct LayerCase::After : torch::autograd::Function<After> {
   }
 };
 
+void build_layer(nn::Block& block, const LayerBench& config, const std::string& name, uint64_t seed) {
+  nn::MixerConfig mixer;
+  ConfigTree::from_text(mixer_options(name, config), "mixer " + name).read(mixer);
+  block.add("mixer", {nn::Place::pre, std::make_unique<nn::RmsNorm>(config.d_model, 1e-6),
+                      mixer.make({.d_model = config.d_model}), std::make_unique<nn::AddResidual>()});
+  block.initialize(seed, at::kFloat, config.device);
+  nn::set_fp8(block, split_fp8(name).second, config.device);
+}
+
 LayerCase::LayerCase(const LayerBench& config, const std::string& name, int64_t seq, int64_t batch,
                      const std::string& mode)
     : config_(config),
@@ -83,14 +92,9 @@ LayerCase::LayerCase(const LayerBench& config, const std::string& name, int64_t 
       documents_(documents_of(config, seq)),
       block_(&compute_),
       torch_core_(batch) {
-  nn::MixerConfig mixer;
-  ConfigTree::from_text(mixer_options(name, config), "mixer " + name).read(mixer);
+  build_layer(block_, config, name, 1);
   const auto [plain_name, fp8] = split_fp8(name);
   if (plain_name == "attention:torch") core_ = &torch_core_;
-  block_.add("mixer", {nn::Place::pre, std::make_unique<nn::RmsNorm>(config.d_model, 1e-6),
-                       mixer.make({.d_model = config.d_model}), std::make_unique<nn::AddResidual>()});
-  block_.initialize(1, at::kFloat, config.device);
-  nn::set_fp8(block_, fp8, config.device);
   weight_bytes_ = fp8 == ops::Fp8::off ? static_cast<int64_t>(c10::elementSize(compute_)) : 1;
   parameters_ = block_.parameters();
   anchor_ = at::zeros({1}).set_requires_grad(true);

@@ -13,6 +13,9 @@ namespace rattan::bench {
 // Documents that fill one row of `seq` tokens, the given lengths over and over; the last is cut. One if none is given.
 std::vector<int64_t> documents_of(const LayerBench& config, int64_t seq);
 
+// Adds the mixer of that name, with its norm, to an empty block and fills the parameters.
+void build_layer(nn::Block& block, const LayerBench& config, const std::string& mixer, uint64_t seed);
+
 // A call begins with the stream as the layer before leaves it and ends with it as the next one takes it. So the norm
 // adds the branch before, or that branch has added itself; the own branch stays pending or adds itself; backward
 // starts from the gradients of both and ends with theirs. Inputs and states are made before a call and freed by whom

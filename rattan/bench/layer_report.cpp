@@ -94,6 +94,7 @@ nlohmann::json to_json(const LayerReport& report) {
            {"seconds_low", r.time.low},
            {"seconds_high", r.time.high},
            {"calls", r.time.calls},
+           {"layers_a_call", r.repeats},
            {"flops", r.flops},
            {"bytes", r.bytes},
            {"flops_per_second", r.flops / r.time.median},

@@ -1,5 +1,6 @@
 // One thing that a benchmark times.
 #pragma once
+#include <cstdint>
 
 namespace rattan::bench {
 
@@ -10,6 +11,7 @@ class Subject {
   virtual void run() = 0;            // one call, finished on return
   virtual double flops() const = 0;  // arithmetic of one call, as the algorithm needs it
   virtual double bytes() const = 0;  // weights and state that one call must read
+  virtual int64_t repeats() const { return 1; }  // how often a run does what the two above count
 };
 
 }  // namespace rattan::bench

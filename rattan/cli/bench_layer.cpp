@@ -54,7 +54,10 @@ void declare(CLI::App& verb) {
   verb.add_option("--seq", b.seq, "sequence lengths")->delimiter(',')->capture_default_str();
   verb.add_option("--batch", b.batch, "sequences a call")->capture_default_str();
   verb.add_option("--tokens", b.tokens, "tokens a call instead of --batch: the batch is TOKENS / seq");
-  verb.add_option("--mode", b.modes, "train, prefill, decode")->delimiter(',')->capture_default_str();
+  verb.add_option("--mode", b.modes,
+                  "train, prefill, decode (on a GPU decoding steps of many layers in a recorded graph, as in a model)")
+      ->delimiter(',')
+      ->capture_default_str();
   verb.add_option("--documents", b.documents, "lengths of documents that fill each row, over and over")
       ->delimiter(',')
       ->type_name("N,...");

@@ -18,7 +18,7 @@ struct Flags {
   int64_t max_tokens = 256, samples = 1, prefill_chunk = 512;
   uint64_t seed = 0;
   std::vector<std::string> stop;
-  bool greedy = false, ignore_end = false, strict = false, graph = false, echo = false, json = false;
+  bool greedy = false, ignore_end = false, strict = false, no_graph = false, echo = false, json = false;
 };
 
 // \n, \t and \\ in a stop string, which a shell makes hard to write.
@@ -121,7 +121,7 @@ void run(const Flags& flags) {
   infer::GeneratorConfig config;
   config.prefill_chunk = flags.prefill_chunk;
   config.strict = flags.strict;
-  config.graph = flags.graph;
+  config.graph = !flags.no_graph;
   config.trained_context = loaded.model->config().context;
   config.warn = warn;
   infer::Generator generator(*loaded.model, tokenizer, config);
@@ -166,7 +166,7 @@ void declare(CLI::App& verb) {
       ->take_all()
       ->allow_extra_args(false);
   verb.add_flag("--ignore-end", flags->ignore_end, "go on after an end-of-document token");
-  verb.add_flag("--graph", flags->graph, "on a GPU, record a decoding step and replay it as one CUDA graph");
+  verb.add_flag("--no-graph", flags->no_graph, "on a GPU: launch every kernel of a step from the host");
   verb.add_flag("--strict", flags->strict,
                 "the same seed gives the same text whatever runs beside it: one sequence at a time, slower with --n");
   verb.add_option("--prefill-chunk", flags->prefill_chunk, "tokens of a prompt that are read in one piece")

@@ -22,4 +22,12 @@ inline constexpr int64_t few_rows = 16;
 void few_rows_linear(const FewRowsLinear<float>& a);
 void few_rows_linear(const FewRowsLinear<bf16>& a);
 
+namespace cuda {
+// Device pointers. Only for what takes_few_rows(): at most `few_rows` rows, x and w of 16-byte units.
+bool takes_few_rows(const FewRowsLinear<bf16>& a);
+void few_rows_linear(const FewRowsLinear<bf16>& a, void* stream);
+// sum += x w^T, which is not rounded in between; a.y is not used.
+void add_few_rows_linear(const FewRowsLinear<bf16>& a, const RowsRef<float>& sum, void* stream);
+}  // namespace cuda
+
 }  // namespace rattan::kernels

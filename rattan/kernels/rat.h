@@ -89,6 +89,14 @@ void rat_backward(const RatBackward<float>& a);
 void rat_backward(const RatBackward<bf16>& a);
 
 namespace cuda {
+// The chunk table of a decoding step: token i is the one at positions[i] of the sequence with the state row rows[i]
+// and, in the buffer of ends, the rows from rows[i] * ends on.
+struct RatStepTable {
+  int64_t tokens = 0, chunk = 0, ends = 0;
+  const int32_t *rows = nullptr, *positions = nullptr;  // [tokens]
+  RatChunk* table = nullptr;                            // [tokens]
+};
+void rat_step_table(const RatStepTable& a, void* stream);
 // Device pointers, the table too. `scratch` is device memory of rat_scratch_bytes().
 int64_t rat_forward_scratch_bytes(const RatForward<float>& a);
 int64_t rat_forward_scratch_bytes(const RatForward<bf16>& a);

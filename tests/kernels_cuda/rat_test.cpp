@@ -294,7 +294,7 @@ TYPED_TEST(RatCuda, IsTheFormulaAndItsGradient) {
 }
 
 // A decoding step takes a kernel of its own: one token of each sequence, at any place in its chunk, with few and many
-// ends. Long pasts of few sequences are cut into parts.
+// ends. Long pasts of few sequences are cut into parts; many sequences take small blocks.
 TYPED_TEST(RatCuda, AStepIsTheFormula) {
   RATTAN_NEEDS_GPU();
   using T = TypeParam;
@@ -305,6 +305,9 @@ TYPED_TEST(RatCuda, AStepIsTheFormula) {
       {2, 1, 256, 16, 0, true, {{40, 9, 1, 0}, {0, 3, 1, 0}}},
       {2, 1, 128, 16, 0, true, {{3000, 4, 1, 0}}},
       {6, 3, 20, 1, 1, true, {{70, 0, 1, 0}, {1, 0, 1, 0}}},
+      {4, 2, 128, 16, 0, true, std::vector<Sequence>(70, {150, 3, 1, 0})},
+      {4, 2, 128, 16, 0, true, std::vector<Sequence>(150, {70, 7, 1, 0})},
+      {30, 3, 24, 16, 0, true, std::vector<Sequence>(20, {33, 0, 1, 0})},
   };
   uint64_t seed = 5050;
   for (const Shape& s : steps) {
@@ -332,6 +335,24 @@ TYPED_TEST(RatCuda, AStepIsTheFormula) {
     EXPECT_LE(relative_rms_error(to_doubles(o.running_k.pull()), expected.final_k), 50 * rounding<float>());
     EXPECT_LE(relative_rms_error(to_doubles(o.running_v.pull()), expected.final_v), 50 * rounding<float>());
     EXPECT_TRUE(o.out.host().padding_untouched());
+  }
+}
+
+TEST(RatStepTable, NamesTheChunkOfEachToken) {
+  RATTAN_NEEDS_GPU();
+  const std::vector<int32_t> rows = {4, 0, 7, 1}, positions = {0, 15, 16, 100};
+  const DeviceVector<int32_t> device_rows(rows), device_positions(positions);
+  DeviceVector<RatChunk> table(std::vector<RatChunk>(4));
+  cuda::RatStepTable a;
+  a.tokens = 4, a.chunk = 16, a.ends = 9;
+  a.rows = device_rows.data(), a.positions = device_positions.data(), a.table = table.data();
+  cuda::rat_step_table(a, nullptr);
+  const std::vector<RatChunk>& got = table.pull();
+  for (int32_t i = 0; i < 4; ++i) {
+    const RatChunk& c = got[static_cast<std::size_t>(i)];
+    const int32_t row = rows[static_cast<std::size_t>(i)], position = positions[static_cast<std::size_t>(i)];
+    EXPECT_TRUE(c.begin == i && c.end == i + 1 && c.first == 9 * row && c.slot == c.first + position / 16) << i;
+    EXPECT_TRUE(c.position == position / 16 && c.from == (position % 16 == 0 ? -1 : row) && c.to == row) << i;
   }
 }
 

@@ -1,5 +1,6 @@
 // Elementwise: one thread takes one 16-byte piece of a row (one element where rows are not 16-byte aligned).
 #include "rattan/kernels/activation.h"
+#include "rattan/kernels/cuda/dependent_launch.cuh"
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
 
@@ -38,6 +39,8 @@ __device__ void gradient(float a, float b, float d, float& da, float& db) {
 
 template <class T, int V, Activation kind>
 __global__ void forward_kernel(ActivationForward<T> a) {
+  wait_for_stream();
+  release_next();
   const int64_t pieces = a.dim / V, total = a.rows * pieces;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < total; i += int64_t{gridDim.x} * kThreads) {
     const int64_t row = i / pieces, column = (i - row * pieces) * V;
@@ -77,16 +80,15 @@ void launch(const ActivationForward<T>& a, void* stream) {
   const unsigned blocks = strided_grid(a.rows * (a.dim / V), kThreads);
   switch (a.kind) {
     case Activation::gelu:
-      forward_kernel<T, V, Activation::gelu><<<blocks, kThreads, 0, s>>>(a);
+      launch_dependent("activation_forward", forward_kernel<T, V, Activation::gelu>, blocks, kThreads, 0, s, a);
       break;
     case Activation::swiglu:
-      forward_kernel<T, V, Activation::swiglu><<<blocks, kThreads, 0, s>>>(a);
+      launch_dependent("activation_forward", forward_kernel<T, V, Activation::swiglu>, blocks, kThreads, 0, s, a);
       break;
     case Activation::sigmoid_mul:
-      forward_kernel<T, V, Activation::sigmoid_mul><<<blocks, kThreads, 0, s>>>(a);
+      launch_dependent("activation_forward", forward_kernel<T, V, Activation::sigmoid_mul>, blocks, kThreads, 0, s, a);
       break;
   }
-  check_launch("activation_forward");
 }
 
 template <class T, int V>

@@ -1,7 +1,8 @@
 // Attention of one query over keys of its own by one block, for interval_rows.cu and rat_step.cu. The warps share the
 // keys out; within a warp some lanes hold one key, 16 bytes each, and the keys of the next round are on their way while
 // those of this one are used. Each group of lanes keeps a softmax of its own until the end, when all are merged in a
-// fixed order.
+// fixed order. Blocks that run at the same time should have neighboring heads of the same keys: then what they read
+// together is contiguous.
 #pragma once
 #include <cmath>
 
@@ -9,19 +10,24 @@
 
 namespace rattan::kernels::cuda {
 
-constexpr int kRowWarps = 4, kRowThreads = kRowWarps * 32;
-constexpr int kRowRound = 4;  // keys of a group of lanes that are loaded together
+// How many warps a block has, and into how many parts, of a block each, a query's keys are cut. Where queries and heads
+// fill a device small blocks are best, which go their own pace; else large ones, and several to a query if it has many
+// keys. The mean number of keys a query decides, since the intervals lie on the device.
+struct RowPlan {
+  static constexpr int narrow = 4, wide = 8;
+  int warps = narrow;
+  int64_t parts = 1;
 
-// Parts that a query's keys are cut into, one block each, where queries and heads are too few to fill a device. The
-// mean number of keys a query decides, since the intervals lie on the device.
-inline int64_t row_parts(int64_t queries, int64_t keys, int64_t heads) {
-  constexpr int64_t most_blocks = 1056, most_parts = 64, least_keys = 256;  // eight blocks for 132 multiprocessors
-  const int64_t blocks = queries * heads;
-  if (blocks == 0 || blocks >= most_blocks / 2) return 1;
-  const int64_t wanted = blocks_for(most_blocks, blocks), useful = keys / queries / least_keys;
-  const int64_t n = wanted < useful ? wanted : useful;
-  return n < 1 ? 1 : n < most_parts ? n : most_parts;
-}
+  RowPlan(int64_t queries, int64_t keys, int64_t heads) {
+    constexpr int64_t multiprocessors = 132, least_keys = 256;
+    const int64_t blocks = queries * heads;
+    if (blocks == 0 || blocks >= 4 * multiprocessors) return;
+    warps = wide;
+    const int64_t fitting = 2 * multiprocessors / blocks, useful = keys / queries / least_keys;
+    parts = fitting < useful ? fitting : useful;
+    if (parts < 1) parts = 1;
+  }
+};
 
 // Maximum (times log2 e), sum of exponentials and weighted values of some keys, for C channels.
 template <int C>
@@ -29,7 +35,7 @@ struct RowSoftmax {
   float most = -INFINITY, sum = 0, out[C] = {};
 
   __device__ void shrink_to(float top) {
-    const float factor = top == -INFINITY ? 0.0f : exp2f(most - top);
+    const float factor = top == -INFINITY ? 0.0f : fast_exp2(most - top);
     most = top;
     sum *= factor;
 #pragma unroll
@@ -44,108 +50,129 @@ struct RowSoftmax {
   }
 };
 
-// C channels of a row from `first` on; zeros beyond dim and where not `in`.
+// Channels of a lane as they were loaded, in units of 16 bytes.
 template <class T, int C>
-__device__ Pack<T, C> load_channels(const T* row, int first, int dim, bool vector, bool in) {
+struct RowUnits {
+  static constexpr int per_unit = 16 / sizeof(T), units = C / per_unit;
+  uint4 unit[units];
+
+  // Channel c; the index is a constant wherever it is used.
+  __device__ float value(int c) const {
+    const uint4& u = unit[c / per_unit];
+    const int word = c % per_unit * static_cast<int>(sizeof(T)) / 4;
+    const uint32_t x = word == 0 ? u.x : word == 1 ? u.y : word == 2 ? u.z : u.w;
+    if constexpr (sizeof(T) == 4) return __uint_as_float(x);
+    return __uint_as_float(c % 2 == 0 ? x << 16 : x & 0xffff0000u);
+  }
+};
+
+// 16 bytes that are read once.
+template <class T>
+__device__ uint4 load_once(const T* p) {
+  uint4 x;
+  asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w)
+               : "l"(p));
+  return x;
+}
+
+// C channels of a row from `first` on; zeros beyond dim. `row` points at channel `first`.
+template <class T, int C>
+__device__ RowUnits<T, C> load_channels(const T* row, int first, int dim, bool vector) {
   constexpr int V = 16 / sizeof(T);
-  Pack<T, C> x;
-#pragma unroll
-  for (int c = 0; c < C; ++c) x.item[c] = from_float<T>(0.0f);
-  if (!in) return x;
+  RowUnits<T, C> x;
 #pragma unroll
   for (int c = 0; c < C; c += V) {
+    uint4& unit = x.unit[c / V];
+    unit = {0, 0, 0, 0};
     if (vector) {
-      if (first + c >= dim) continue;
-      const auto part = load_constant<V>(row + first + c);
-#pragma unroll
-      for (int i = 0; i < V; ++i) x.item[c + i] = part.item[i];
+      if (first + c < dim) unit = load_once(row + c);
     } else {
+      alignas(16) T item[V];
 #pragma unroll
-      for (int i = 0; i < V; ++i) {
-        if (first + c + i < dim) x.item[c + i] = row[first + c + i];
-      }
+      for (int i = 0; i < V; ++i) item[i] = first + c + i < dim ? row[c + i] : from_float<T>(0.0f);
+      unit = *reinterpret_cast<const uint4*>(item);
     }
   }
   return x;
 }
 
-// The keys [begin, end) of one head, for one block. lanes: of a key, C channels each; the groups of lanes of a warp
-// have keys of their own.
-template <class T, int lanes, int C>
+// The keys [begin, end) of one head, for one block of `warps`. lanes: of a key, C channels each; the groups of lanes of
+// a warp have keys of their own, `round` of them at a time.
+template <class T, int lanes, int C, int warps>
 struct RowKeys {
-  static constexpr int groups = 32 / lanes, stride = kRowWarps * groups * kRowRound;
-  HeadsRef<const T> keys, values;
-  int64_t head, begin, end;
-  int dim, first;
+  static constexpr int round = 8, groups = 32 / lanes, stride = warps * groups * round;
+  const T *keys, *values;  // channel `first` of the first key
+  int64_t key_row, value_row;
+  int count, dim, first;
   bool vector;
-  Pack<T, C> k[kRowRound], v[kRowRound];
+  RowUnits<T, C> k[round], v[round];
 
-  __device__ RowKeys(const HeadsRef<const T>& keys_in, const HeadsRef<const T>& values_in, int64_t head_in,
-                     int64_t begin_in, int64_t end_in, int dim_in, bool vector_in)
-      : keys(keys_in),
-        values(values_in),
-        head(head_in),
-        begin(begin_in),
-        end(end_in),
+  __device__ RowKeys(const HeadsRef<const T>& keys_in, const HeadsRef<const T>& values_in, int64_t head, int64_t begin,
+                     int64_t end, int dim_in, bool vector_in)
+      : key_row(keys_in.row),
+        value_row(values_in.row),
+        count(static_cast<int>(end - begin)),
         dim(dim_in),
         first(static_cast<int>(threadIdx.x) % lanes * C),
         vector(vector_in) {
-    load(own());
+    keys = at(keys_in, begin, head) + first;
+    values = at(values_in, begin, head) + first;
+    if (base() >= count) return;
+    load(k, keys, key_row, own());
+    load(v, values, value_row, own());
   }
 
   // q: this lane's channels, times the scale and log2 e.
   __device__ RowSoftmax<C> attend(const float (&q)[C]) {
     RowSoftmax<C> state;
-    for (int64_t j0 = own(), base = begin; base < end; j0 += stride, base += stride) {
-      float s[kRowRound], top = state.most;
+    for (int j0 = own(), b0 = base(); b0 < count; j0 += stride, b0 += stride) {
+      const bool more = b0 + stride < count;
+      float s[round], top = state.most;
 #pragma unroll
-      for (int b = 0; b < kRowRound; ++b) {
+      for (int b = 0; b < round; ++b) {
         s[b] = 0;
 #pragma unroll
-        for (int c = 0; c < C; ++c) s[b] += q[c] * as_float(k[b].item[c]);
+        for (int c = 0; c < C; ++c) s[b] += q[c] * k[b].value(c);
       }
-      Pack<T, C> now[kRowRound];
+      if (more) load(k, keys, key_row, j0 + stride);
 #pragma unroll
-      for (int b = 0; b < kRowRound; ++b) now[b] = v[b];
-      load(j0 + stride);
+      for (int d = lanes / 2; d > 0; d /= 2) {
 #pragma unroll
-      for (int b = 0; b < kRowRound; ++b) {
+        for (int b = 0; b < round; ++b) s[b] += __shfl_xor_sync(kAllLanes, s[b], d);
+      }
 #pragma unroll
-        for (int d = lanes / 2; d > 0; d /= 2) s[b] += __shfl_xor_sync(kAllLanes, s[b], d);
-        if (j0 + b >= end) s[b] = -INFINITY;
+      for (int b = 0; b < round; ++b) {
+        if (j0 + b >= count) s[b] = -INFINITY;
         top = fmaxf(top, s[b]);
       }
       state.shrink_to(top);
 #pragma unroll
-      for (int b = 0; b < kRowRound; ++b) {
-        const float p = s[b] == -INFINITY ? 0.0f : exp2f(s[b] - top);
+      for (int b = 0; b < round; ++b) {
+        const float p = s[b] == -INFINITY ? 0.0f : fast_exp2(s[b] - top);
         state.sum += p;
 #pragma unroll
-        for (int c = 0; c < C; ++c) state.out[c] += p * as_float(now[b].item[c]);
+        for (int c = 0; c < C; ++c) state.out[c] += p * v[b].value(c);
       }
+      if (more) load(v, values, value_row, j0 + stride);
     }
     return state;
   }
 
  private:
-  __device__ int64_t own() const {
-    return begin +
-           (static_cast<int>(threadIdx.x) / 32 * groups + static_cast<int>(threadIdx.x) % 32 / lanes) * kRowRound;
-  }
-  __device__ void load(int64_t j0) {
+  __device__ static int base() { return static_cast<int>(threadIdx.x) / 32 * groups * round; }
+  __device__ static int own() { return base() + static_cast<int>(threadIdx.x) % 32 / lanes * round; }
+  // Beyond the end the last key is read again, which is in a cache, rather than asking at every key.
+  __device__ void load(RowUnits<T, C> (&x)[round], const T* from, int64_t row, int j0) const {
 #pragma unroll
-    for (int b = 0; b < kRowRound; ++b) {
-      const bool in = j0 + b < end;
-      k[b] = load_channels<T, C>(at(keys, in ? j0 + b : 0, head), first, dim, vector, in);
-      v[b] = load_channels<T, C>(at(values, in ? j0 + b : 0, head), first, dim, vector, in);
-    }
+    for (int b = 0; b < round; ++b) x[b] = load_channels<T, C>(from + min(j0 + b, count - 1) * row, first, dim, vector);
   }
 };
 
 // What the warps of a block found, brought together in shared memory.
-template <int lanes, int C>
+template <int lanes, int C, int warps>
 struct RowSums {
-  float values[kRowWarps][lanes * C], tops[kRowWarps], sums[kRowWarps];
+  float values[warps][lanes * C], tops[warps], sums[warps];
 
   // Called by the whole block; ends with a barrier.
   __device__ void put(RowSoftmax<C>& state) {
@@ -164,27 +191,27 @@ struct RowSums {
   }
 };
 
-// Maximum (times log2 e), sum, and the weights of the warps' values.
+// Maximum (times log2 e), sum, and the warps' values together.
+template <int lanes, int C, int warps>
 struct RowTotal {
-  float top = -INFINITY, sum = 0, weight[kRowWarps];
+  const RowSums<lanes, C, warps>& s;
+  float top = -INFINITY, sum = 0;
 
-  template <int lanes, int C>
-  __device__ explicit RowTotal(const RowSums<lanes, C>& s) {
+  __device__ explicit RowTotal(const RowSums<lanes, C, warps>& sums) : s(sums) {
 #pragma unroll
-    for (int w = 0; w < kRowWarps; ++w) top = fmaxf(top, s.tops[w]);
+    for (int w = 0; w < warps; ++w) top = fmaxf(top, s.tops[w]);
 #pragma unroll
-    for (int w = 0; w < kRowWarps; ++w) {
-      weight[w] = top == -INFINITY ? 0.0f : exp2f(s.tops[w] - top);
-      sum += s.sums[w] * weight[w];
-    }
+    for (int w = 0; w < warps; ++w) sum += s.sums[w] * weight(w);
   }
-  template <int lanes, int C>
-  __device__ float value(const RowSums<lanes, C>& s, int channel) const {
+  __device__ float value(int channel) const {
     float x = 0;
 #pragma unroll
-    for (int w = 0; w < kRowWarps; ++w) x += s.values[w][channel] * weight[w];
+    for (int w = 0; w < warps; ++w) x += s.values[w][channel] * weight(w);
     return x;
   }
+
+ private:
+  __device__ float weight(int w) const { return top == -INFINITY ? 0.0f : fast_exp2(s.tops[w] - top); }
 };
 
 // The results of the parts of a query and head in scratch memory: dim weighted values, maximum, sum.
@@ -212,16 +239,28 @@ struct RowParts {
 
  private:
   __device__ const float* part(int64_t i) const { return first + i * (dim + 2); }
-  __device__ float weight(int64_t i) const { return top == -INFINITY ? 0.0f : exp2f(part(i)[dim] - top); }
+  __device__ float weight(int64_t i) const { return top == -INFINITY ? 0.0f : fast_exp2(part(i)[dim] - top); }
 };
 
-// Calls f.operator()<lanes, C>() with the lanes of a key and the channels of a lane.
+constexpr int kRowMergeThreads = 128;
+
+// Calls f.operator()<lanes, C, warps>() with the lanes of a key, the channels of a lane and the warps of a block.
 template <class T, class F>
-void with_row_lanes(int64_t dim, F&& f) {
+void with_row_lanes(int64_t dim, int warps, F&& f) {
   constexpr int V = 16 / sizeof(T), half = 64 / V;  // lanes of 64 channels
-  if (dim <= 64) return f.template operator()<half, V>();
-  if (dim <= 128) return f.template operator()<2 * half, V>();
-  f.template operator()<32, 8>();
+  auto with = [&]<int w>() {
+    if (dim <= 64) return f.template operator()<half, V, w>();
+    if (dim <= 128) return f.template operator()<2 * half, V, w>();
+    f.template operator()<32, 8, w>();
+  };
+  warps == RowPlan::narrow ? with.template operator()<RowPlan::narrow>() : with.template operator()<RowPlan::wide>();
+}
+
+// Blocks of a multiprocessor that the compiler is to leave registers for: half as many where a lane holds two units.
+template <class T>
+constexpr int row_blocks(int warps, int channels) {
+  const int registers = channels * static_cast<int>(sizeof(T)) > 16 ? 256 : 128;  // of a thread
+  return 65536 / registers / (warps * 32);
 }
 
 }  // namespace rattan::kernels::cuda

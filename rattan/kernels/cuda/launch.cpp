@@ -16,6 +16,13 @@ void check(cudaError_t status, const char* what) {
       what, cudaGetErrorString(status), cudaGetErrorName(status));
 }
 
+int attribute(cudaDeviceAttr name) {
+  int device = 0, value = 0;
+  check(cudaGetDevice(&device), "a look at the device");
+  check(cudaDeviceGetAttribute(&value, name, device), "a look at the device");
+  return value;
+}
+
 }  // namespace launch_file
 
 void check_launch(const char* kernel) { launch_file::check(cudaGetLastError(), kernel); }
@@ -32,6 +39,15 @@ void allow_shared_memory(const void* kernel, int64_t bytes, const char* name) {
   launch_file::check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
                      name);
 }
+
+bool may_start_early(void* stream) {
+  cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+  launch_file::check(cudaStreamIsCapturing(static_cast<cudaStream_t>(stream), &status), "a look at a stream");
+  if (status != cudaStreamCaptureStatusActive) return false;
+  return launch_file::attribute(cudaDevAttrComputeCapabilityMajor) >= 9;
+}
+
+int multiprocessors() { return launch_file::attribute(cudaDevAttrMultiProcessorCount); }
 
 void check_dim(const char* kernel, int64_t dim) {
   if (dim > 256) fail("CUDA: {} takes head dimensions up to 256, got {}; use more heads or the CPU", kernel, dim);

@@ -19,6 +19,12 @@ void allow_shared_memory(const void* kernel, int64_t bytes, const char* name);
 // Throws rattan::Error unless dim <= 256, the largest head dimension the attention kernels are compiled for.
 void check_dim(const char* kernel, int64_t dim);
 
+// Whether a kernel on this stream may start before its predecessor ends: a graph is being recorded, on a device that
+// can do it (dependent_launch.cuh).
+bool may_start_early(void* stream);
+
+int multiprocessors();  // of the current device
+
 // out[c] = sum over r of partial[r, c], in an order that depends on `rows` alone. [rows, dim] -> [dim]
 void column_sum(const float* partial, int64_t rows, int64_t dim, float* out, void* stream);
 

@@ -1,9 +1,9 @@
 // RAT forward of a decoding step: every chunk is one token and sees no end that this call writes. One kernel: gates,
 // running states, chunk end, rotated query, attention over the ends, local entry, output gate. One block a token and
 // head; where those are too few to fill a device, a block a part of the ends, of which the first keeps the states, and
-// a second kernel that merges.
+// a second kernel that merges. All that a block reads is asked for as soon as its chunk is known.
+#include "rattan/kernels/cuda/dependent_launch.cuh"
 #include "rattan/kernels/cuda/interval_rows.cuh"
-#include "rattan/kernels/cuda/launch.h"
 #include "rattan/kernels/cuda/rat_stages.h"
 
 namespace rattan::kernels::cuda {
@@ -19,136 +19,177 @@ struct Step {
 };
 
 // A head's vectors in shared memory, fp32.
-template <int width>
+template <int width, int warps>
 struct Vectors {
-  float query[width], key[width], value[width];
-  float dots[kRowWarps];
+  float query[width], key[width], turned[width];  // turned: the rotated query, times the scale and log2 e
+  float dots[warps];
 };
 
-// Channel `c` of x rotated by the chunk's angle; one without a partner (odd dim) stays.
-__device__ inline float rotated(const float* x, int c, const float* cos, const float* sin, int64_t position, int dim) {
-  const int half = dim / 2;
-  if (!cos || c >= 2 * half) return x[c];
-  const bool low = c < half;
-  const int64_t angle = position * half + (low ? c : c - half);
-  return x[c] * cos[angle] + (low ? -x[c + half] : x[c - half]) * sin[angle];
-}
+// What one thread has of a token and head: a channel, or several `threads` apart.
+template <class T, int threads, int width>
+struct Channels {
+  static constexpr int n = (width + threads - 1) / threads;
+  float query[n], key[n], value[n], gate[n], old_key[n], old_value[n], out_gate[n], cos[n], sin[n];
 
-// Moves the running states on and writes them and the chunk end; the state goes to `v`, too.
-template <class T, int width>
-__device__ void advance(const RatForward<T>& a, const RatChunk& c, int head, Vectors<width>& v) {
-  const RatColumns columns(a.shape);
-  const int dim = static_cast<int>(a.shape.dim);
-  const int64_t own = int64_t{head} * dim, of_group = head % a.shape.groups * dim;
-  const T* token = at(a.proj, c.begin);
-  for (int i = threadIdx.x; i < dim; i += kRowThreads) {
-    const float g = sigmoid(as_float(token[columns.g + own + i]) + a.gate_bias[own + i]);
-    const float k = c.from >= 0 ? at(a.running_k, c.from, head)[i] : 0.0f;
-    const float u = c.from >= 0 ? at(a.running_v, c.from, head)[i] : 0.0f;
-    v.key[i] = g * k + (1 - g) * as_float(token[columns.k + of_group + i]);
-    v.value[i] = g * u + (1 - g) * as_float(token[columns.v + own + i]);
-    if (c.to >= 0 && a.final_k.data) {
-      at(a.final_k, c.to, head)[i] = v.key[i];
-      at(a.final_v, c.to, head)[i] = v.value[i];
+  template <class F>
+  __device__ void each(int dim, F&& f) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) {
+      const int channel = static_cast<int>(threadIdx.x) + i * threads;
+      if (channel < dim) f(i, channel);
     }
-    at(a.ends_v, c.slot, head)[i] = from_float<T>(v.value[i]);
   }
-  __syncthreads();
-  for (int i = threadIdx.x; i < dim; i += kRowThreads) {
-    at(a.ends_k, c.slot, head)[i] = from_float<T>(rotated(v.key, i, a.cos, a.sin, c.position, dim));
-  }
-}
 
-// s q.k~; the same in every thread.
-template <int width>
-__device__ float local_score(Vectors<width>& v, int dim) {
+  __device__ void load(const RatForward<T>& a, const RatChunk& c, int head, bool keeps_state) {
+    const RatColumns columns(a.shape);
+    const int dim = static_cast<int>(a.shape.dim), half = dim / 2;
+    const int64_t own = int64_t{head} * dim, of_group = head % a.shape.groups * dim;
+    const T* token = at(a.proj, c.begin);
+    each(dim, [&](int i, int channel) {
+      query[i] = as_float(token[columns.q + of_group + channel]);
+      cos[i] = 1, sin[i] = 0;  // a channel without a partner (odd dim) stays
+      if (a.cos && channel < 2 * half) {
+        const int64_t angle = int64_t{c.position} * half + (channel < half ? channel : channel - half);
+        cos[i] = a.cos[angle], sin[i] = channel < half ? -a.sin[angle] : a.sin[angle];
+      }
+      if (!keeps_state) return;
+      key[i] = as_float(token[columns.k + of_group + channel]);
+      value[i] = as_float(token[columns.v + own + channel]);
+      gate[i] = as_float(token[columns.g + own + channel]) + a.gate_bias[own + channel];
+      out_gate[i] = as_float(token[columns.z + own + channel]);
+      old_key[i] = c.from >= 0 ? at(a.running_k, c.from, head)[channel] : 0.0f;
+      old_value[i] = c.from >= 0 ? at(a.running_v, c.from, head)[channel] : 0.0f;
+    });
+  }
+
+  // x is in shared memory. Channel i of it rotated by the chunk's angle.
+  __device__ float rotated(const float* x, int i, int channel, int dim) const {
+    const int half = dim / 2, partner = channel < half ? channel + half : channel - half;
+    return x[channel] * cos[i] + (channel < 2 * half ? x[partner] * sin[i] : 0.0f);
+  }
+};
+
+// out and lse of a token and head: the ends have weighted values value(c), maximum top (times log2 e) and sum.
+template <class T>
+struct Finish {
+  float others, mine, total;
+
+  // score: s q.k~ of the token itself, times log2 e.
+  __device__ Finish(const RatForward<T>& a, int64_t token, int head, float top, float sum, float score) {
+    const float most = fmaxf(top, score);
+    others = fast_exp2(top - most), mine = fast_exp2(score - most), total = sum * others + mine;
+    if (a.lse && threadIdx.x == 0) a.lse[token * a.shape.heads + head] = (most + log2f(total)) * kLn2;
+  }
+  __device__ T out(float ends, float own, float gate) const {
+    return from_float<T>(sigmoid(gate) * ((ends * others + mine * own) / total));
+  }
+};
+
+template <class T, int lanes, int C, int warps>
+__global__ void __launch_bounds__(warps * 32, row_blocks<T>(warps, C)) kernel(Step<T> p) {
+  constexpr int width = lanes * C, threads = warps * 32;
+  __shared__ RowSums<lanes, C, warps> sums;
+  __shared__ Vectors<width, warps> v;
+  wait_for_stream();
+  release_next();
+  const RatForward<T>& a = p.a;
+  const int heads = static_cast<int>(a.shape.heads), dim = static_cast<int>(a.shape.dim);
+  const int chunk = static_cast<int>(blockIdx.x) / heads, head = static_cast<int>(blockIdx.x) - chunk * heads;
+  const RatChunk c = a.table[chunk];
+  const int64_t count = c.slot - c.first, pair = blockIdx.x;
+  const bool keeps_state = blockIdx.y == 0;
+  Channels<T, threads, width> x;
+  x.load(a, c, head, keeps_state);
+  const HeadsRef<const T> ends_k{a.ends_k.data, a.ends_k.row, a.ends_k.head};
+  const HeadsRef<const T> ends_v{a.ends_v.data, a.ends_v.row, a.ends_v.head};
+  RowKeys<T, lanes, C, warps> keys(ends_k, ends_v, head, c.first + count * blockIdx.y / gridDim.y,
+                                   c.first + count * (blockIdx.y + 1) / gridDim.y, dim, p.vector);
   float dot = 0;
-  for (int i = threadIdx.x; i < dim; i += kRowThreads) dot += v.query[i] * v.key[i];
+  x.each(dim, [&](int i, int channel) {
+    v.query[channel] = x.query[i];
+    if (!keeps_state) return;
+    const float g = sigmoid(x.gate[i]);
+    x.key[i] = g * x.old_key[i] + (1 - g) * x.key[i];
+    x.value[i] = g * x.old_value[i] + (1 - g) * x.value[i];
+    v.key[channel] = x.key[i];
+    dot += x.query[i] * x.key[i];
+    if (c.to >= 0 && a.final_k.data) {
+      at(a.final_k, c.to, head)[channel] = x.key[i];
+      at(a.final_v, c.to, head)[channel] = x.value[i];
+    }
+    at(a.ends_v, c.slot, head)[channel] = from_float<T>(x.value[i]);
+  });
   dot = warp_sum(dot);
   if (threadIdx.x % 32 == 0) v.dots[threadIdx.x / 32] = dot;
   __syncthreads();
-  float sum = 0;
-  for (float x : v.dots) sum += x;
-  return sum * rsqrtf(static_cast<float>(dim));
-}
-
-// out and lse of a token and head: the ends have weighted values value(c), maximum top (times log2 e) and sum.
-template <class T, class Value, class Own>
-__device__ void finish(const RatForward<T>& a, int64_t n, int head, float top, float sum, float score, Value&& value,
-                       Own&& own) {
-  const int dim = static_cast<int>(a.shape.dim);
-  const float scaled = score * kLog2e, most = fmaxf(top, scaled);
-  const float others = exp2f(top - most), mine = exp2f(scaled - most), total = sum * others + mine;
-  const T* z = at(a.proj, n) + RatColumns(a.shape).z + int64_t{head} * dim;
-  T* out = at(a.out, n) + int64_t{head} * dim;
-  for (int c = threadIdx.x; c < dim; c += kRowThreads) {
-    const float y = (value(c) * others + mine * own(c)) / total;
-    out[c] = from_float<T>(sigmoid(as_float(z[c])) * y);
-  }
-  if (a.lse && threadIdx.x == 0) a.lse[n * a.shape.heads + head] = (most + log2f(total)) * kLn2;
-}
-
-template <class T, int lanes, int C>
-__global__ void __launch_bounds__(kRowThreads) kernel(Step<T> p) {
-  __shared__ RowSums<lanes, C> sums;
-  __shared__ Vectors<lanes * C> v;
-  const RatForward<T>& a = p.a;
-  const int head = blockIdx.y, dim = static_cast<int>(a.shape.dim);
-  const RatChunk c = a.table[blockIdx.x];
-  const int64_t count = c.slot - c.first, pair = int64_t{blockIdx.x} * a.shape.heads + head;
-  const HeadsRef<const T> ends_k{a.ends_k.data, a.ends_k.row, a.ends_k.head};
-  const HeadsRef<const T> ends_v{a.ends_v.data, a.ends_v.row, a.ends_v.head};
-  RowKeys<T, lanes, C> keys(ends_k, ends_v, head, c.first + count * blockIdx.z / gridDim.z,
-                            c.first + count * (blockIdx.z + 1) / gridDim.z, dim, p.vector);
-  const T* query = at(a.proj, c.begin) + RatColumns(a.shape).q + head % a.shape.groups * dim;
-  for (int i = threadIdx.x; i < dim; i += kRowThreads) v.query[i] = as_float(query[i]);
-  const bool keeps_state = blockIdx.z == 0;
-  if (keeps_state) advance(a, c, head, v);
+  const float scale = rsqrtf(static_cast<float>(dim)) * kLog2e;
+  x.each(dim, [&](int i, int channel) {
+    v.turned[channel] = x.rotated(v.query, i, channel, dim) * scale;
+    if (keeps_state) at(a.ends_k, c.slot, head)[channel] = from_float<T>(x.rotated(v.key, i, channel, dim));
+  });
+  float score = 0;
+#pragma unroll
+  for (int w = 0; w < warps; ++w) score += v.dots[w];
+  score *= scale;
   __syncthreads();
   float q[C];
 #pragma unroll
-  for (int i = 0; i < C; ++i) {
-    const int channel = keys.first + i;
-    q[i] = channel < dim ? rotated(v.query, channel, a.cos, a.sin, c.position, dim) : 0.0f;
-    q[i] *= rsqrtf(static_cast<float>(dim)) * kLog2e;
-  }
+  for (int i = 0; i < C; ++i) q[i] = keys.first + i < dim ? v.turned[keys.first + i] : 0.0f;
   auto state = keys.attend(q);
   sums.put(state);
-  const RowTotal total(sums);
-  const float score = keeps_state ? local_score(v, dim) : 0.0f;
-  if (gridDim.z == 1) {
-    finish(
-        a, c.begin, head, total.top, total.sum, score, [&](int i) { return total.value(sums, i); },
-        [&](int i) { return v.value[i]; });
+  const RowTotal<lanes, C, warps> total(sums);
+  if (gridDim.y == 1) {
+    const Finish<T> finish(a, c.begin, head, total.top, total.sum, score);
+    T* out = at(a.out, c.begin) + int64_t{head} * dim;
+    x.each(dim,
+           [&](int i, int channel) { out[channel] = finish.out(total.value(channel), x.value[i], x.out_gate[i]); });
     return;
   }
-  float* part = row_part(p.parts, pair, blockIdx.z, gridDim.z, dim);
-  for (int i = threadIdx.x; i < dim; i += kRowThreads) part[i] = total.value(sums, i);
-  if (threadIdx.x == 0) part[dim] = total.top, part[dim + 1] = total.sum;
-  if (!keeps_state) return;
+  float* part = row_part(p.parts, pair, blockIdx.y, gridDim.y, dim);
   float* own = p.own + pair * (dim + 1);
-  for (int i = threadIdx.x; i < dim; i += kRowThreads) own[i] = v.value[i];
-  if (threadIdx.x == 0) own[dim] = score;
+  x.each(dim, [&](int i, int channel) {
+    part[channel] = total.value(channel);
+    if (keeps_state) own[channel] = x.value[i];
+  });
+  if (threadIdx.x != 0) return;
+  part[dim] = total.top, part[dim + 1] = total.sum;
+  if (keeps_state) own[dim] = score;
 }
 
 template <class T>
-__global__ void __launch_bounds__(kRowThreads) merge_kernel(Step<T> p, int64_t count) {
+__global__ void __launch_bounds__(kRowMergeThreads) merge_kernel(Step<T> p, int64_t count) {
+  wait_for_stream();
+  release_next();
   const RatForward<T>& a = p.a;
-  const int head = blockIdx.y, dim = static_cast<int>(a.shape.dim);
-  const int64_t pair = int64_t{blockIdx.x} * a.shape.heads + head;
+  const int heads = static_cast<int>(a.shape.heads), dim = static_cast<int>(a.shape.dim);
+  const int chunk = static_cast<int>(blockIdx.x) / heads, head = static_cast<int>(blockIdx.x) - chunk * heads;
+  const int64_t pair = blockIdx.x, token = a.table[chunk].begin;
   const RowParts parts(p.parts, pair, count, dim);
   const float* own = p.own + pair * (dim + 1);
-  finish(
-      a, a.table[blockIdx.x].begin, head, parts.top, parts.sum, own[dim], [&](int i) { return parts.value(i); },
-      [&](int i) { return own[i]; });
+  const Finish<T> finish(a, token, head, parts.top, parts.sum, own[dim]);
+  const T* z = at(a.proj, token) + RatColumns(a.shape).z + int64_t{head} * dim;
+  T* out = at(a.out, token) + int64_t{head} * dim;
+  for (int i = threadIdx.x; i < dim; i += kRowMergeThreads) {
+    out[i] = finish.out(parts.value(i), own[i], as_float(z[i]));
+  }
 }
 
-int64_t parts_of(const RatShape& s) { return row_parts(s.tokens, s.ends, s.heads); }
+__global__ void table_kernel(RatStepTable a) {
+  wait_for_stream();
+  release_next();
+  const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= a.tokens) return;
+  const int row = a.rows[i], position = a.positions[i], chunk = static_cast<int>(a.chunk), c = position / chunk;
+  const int first = row * static_cast<int>(a.ends);
+  a.table[i] = {i, i + 1, first, first + c, c, position == c * chunk ? -1 : row, row};
+}
+
+RowPlan plan_of(const RatShape& s) { return {s.tokens, s.ends, s.heads}; }
 
 }  // namespace rat_step_file
 
 int64_t rat_step_scratch_bytes(const RatShape& s) {
-  const int64_t n = rat_step_file::parts_of(s);
+  const int64_t n = rat_step_file::plan_of(s).parts;
   return n == 1 ? 0 : s.tokens * s.heads * (n * (s.dim + 2) + s.dim + 1) * 4;
 }
 
@@ -156,19 +197,26 @@ template <class T>
 void rat_step(const RatForward<T>& a, void* scratch, cudaStream_t stream) {
   using namespace rat_step_file;
   const RatShape& s = a.shape;
-  const int64_t n = parts_of(s);
+  const RowPlan plan = plan_of(s);
+  const int64_t n = plan.parts;
   auto* parts = static_cast<float*>(scratch);
   const bool vector = s.dim * sizeof(T) % 16 == 0 && aligned16(a.ends_k) && aligned16(a.ends_v);
   const Step<T> p{a, parts, n == 1 ? nullptr : parts + s.tokens * s.heads * n * (s.dim + 2), vector};
-  const dim3 grid(static_cast<unsigned>(s.chunks), static_cast<unsigned>(s.heads), static_cast<unsigned>(n));
-  with_row_lanes<T>(s.dim, [&]<int lanes, int C>() {
-    kernel<T, lanes, C><<<grid, kRowThreads, 0, stream>>>(p);
-    check_launch("rat_forward (step)");
+  const dim3 grid(static_cast<unsigned>(s.chunks * s.heads), static_cast<unsigned>(n));
+  with_row_lanes<T>(s.dim, plan.warps, [&]<int lanes, int C, int warps>() {
+    launch_dependent("rat_forward (step)", kernel<T, lanes, C, warps>, grid, warps * 32, 0, stream, p);
   });
   if (n == 1) return;
-  merge_kernel<<<dim3(grid.x, grid.y), kRowThreads, 0, stream>>>(p, n);
-  check_launch("rat_forward (parts of a step)");
+  launch_dependent("rat_forward (parts of a step)", merge_kernel<T>, grid.x, kRowMergeThreads, 0, stream, p, n);
 }
+
+void rat_step_table(const RatStepTable& a, void* stream) {
+  if (a.tokens == 0) return;
+  constexpr int threads = 128;
+  launch_dependent("rat_step_table", rat_step_file::table_kernel, static_cast<unsigned>(blocks_for(a.tokens, threads)),
+                   threads, 0, static_cast<cudaStream_t>(stream), a);
+}
+
 template void rat_step(const RatForward<float>& a, void* scratch, cudaStream_t stream);
 template void rat_step(const RatForward<bf16>& a, void* scratch, cudaStream_t stream);
 

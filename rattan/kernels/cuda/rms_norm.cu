@@ -5,6 +5,7 @@
 // memory is read once. Other rows are read twice.
 #include <initializer_list>
 
+#include "rattan/kernels/cuda/dependent_launch.cuh"
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
 #include "rattan/kernels/rms_norm.h"
@@ -77,6 +78,8 @@ __device__ int64_t column(int k) { return (k * blockDim.x + threadIdx.x) * kPack
 // One row a block: thousands of short blocks keep more of memory busy than a few that loop over rows.
 template <class T, int K>
 __global__ void __launch_bounds__(kMaxWarps * 32 / K) forward_packs_kernel(AddRmsNormForward<T> a) {
+  wait_for_stream();
+  release_next();
   __shared__ float shared[kMaxWarps];
   const int64_t offset = int64_t{blockIdx.x} * a.dim;
   Eight<float> s[K];
@@ -248,7 +251,8 @@ void forward(const AddRmsNormForward<T>& a, void* stream) {
   const auto s = static_cast<cudaStream_t>(stream);
   const auto blocks = static_cast<unsigned>(a.rows < most ? a.rows : most);
   if (a.rows <= most && fits_packs(a.dim, {a.x, a.branch, a.weight, a.sum, a.y})) {
-    forward_packs_kernel<T, kForwardPacks><<<blocks, row_warps(a.dim, kForwardPacks) * 32, 0, s>>>(a);
+    launch_dependent("add_rms_norm_forward", forward_packs_kernel<T, kForwardPacks>, blocks,
+                     row_warps(a.dim, kForwardPacks) * 32, 0, s, a);
   } else {
     forward_kernel<<<blocks, kThreads, 0, s>>>(a);
   }

@@ -11,6 +11,7 @@
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
 #include "rattan/kernels/rat.h"
+#include "rattan/ops/rat_step_table.h"
 
 namespace rattan::nn {
 namespace rat_chunks_file {
@@ -40,10 +41,11 @@ void add_segment(const Layout& layout, const Segment& s, int64_t chunk, int64_t 
   }
 }
 
-// One chunk of one token a sequence, by tensor algebra on the device.
+// One chunk of one token a sequence, made on the device; on a processor by tensor algebra.
 at::Tensor of_steps(const Steps& steps, int64_t chunk, int64_t ends_per_row) {
   require(ceil_div(steps.limit, chunk) <= ends_per_row,
           "positions up to {} do not fit a state of {} chunks of {} tokens", steps.limit, ends_per_row, chunk);
+  if (steps.rows.is_cuda()) return ops::rat_step_table(steps.rows, steps.positions, chunk, ends_per_row);
   const at::Tensor token = at::arange(steps.rows.size(0), steps.rows.options());
   const at::Tensor first = steps.rows * ends_per_row, c = at::floor_divide(steps.positions, chunk);
   const at::Tensor from = steps.rows.masked_fill(at::remainder(steps.positions, chunk) == 0, -1);

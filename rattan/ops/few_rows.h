@@ -1,0 +1,20 @@
+// The products of decoding: few rows, a weight that is read once (kernels/few_rows_linear.h).
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+
+namespace rattan::ops {
+
+// Whether a FewRowsScope lives on this thread (ops.h).
+bool few_rows_wanted();
+
+// x weight^T as ops::linear gives it, where few_rows_wanted(), nothing is differentiated and a kernel for few rows
+// takes the tensors: on a processor fp32 and bf16, on CUDA bf16. Nothing elsewhere.
+std::optional<at::Tensor> few_rows_linear(const at::Tensor& x, const at::Tensor& weight);
+
+// sum += x weight^T, in place and without rounding the product, under the same conditions; on CUDA alone, sum
+// contiguous fp32. Whether it was done.
+bool add_few_rows_linear(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight);
+
+}  // namespace rattan::ops
