@@ -5,9 +5,9 @@
 // state, made at the start from the model's state_spec(); nothing is allocated while decoding. What is full waits:
 // first in the queue, then cached prefixes give way, then a running sequence is put aside and read again later.
 //
-// A token depends on (seed, choice, position) and its logits alone. With `strict` the logits depend, bit for bit, on the
-// sequence's own tokens alone: not on what runs beside it, on how its prompt was cut, or on whether its state was read,
-// reused or restored. Every token is then read like one of a decoding step, so prompts take longer.
+// A token depends on (seed, choice, position) and its logits alone. With `strict` the logits depend, bit for bit, on
+// the sequence's own tokens alone: not on what runs beside it, on how its prompt was cut, or on whether its state was
+// read, reused or restored. Every token is then read like one of a decoding step, so prompts take longer.
 // docs/serving-engine.md and docs/prefix-cache.md say more.
 #pragma once
 #include <cstdint>

@@ -4,9 +4,16 @@
 #include "rattan/infer/engine/scheduler.h"
 
 namespace rattan::infer {
+namespace scheduler_prefill_file {
+
+// Tokens of a prompt in one step where each is a call of its own, so that steps stay short.
+constexpr int64_t strict_piece = 16;
+
+}  // namespace scheduler_prefill_file
 
 // Everyone gets an equal share of the step's tokens; what short prompts leave over goes to longer ones.
 std::vector<Reader::Piece> Scheduler::pieces(const std::vector<Sequence*>& readers) const {
+  using scheduler_prefill_file::strict_piece;
   std::vector<Sequence*> by_rest = readers;
   std::stable_sort(by_rest.begin(), by_rest.end(),
                    [](const Sequence* a, const Sequence* b) { return a->target() - a->read < b->target() - b->read; });
@@ -16,6 +23,7 @@ std::vector<Reader::Piece> Scheduler::pieces(const std::vector<Sequence*>& reade
     const Sequence& s = *by_rest[i];
     const auto others = static_cast<int64_t>(by_rest.size() - i);
     int64_t n = std::min(s.target() - s.read, std::max<int64_t>(1, left / others));
+    if (config_.strict) n = std::min(n, strict_piece);
     n = cache_.stop_before(s.read, n);
     if (reader_.whole_prefix()) n = s.target() - s.read;
     if (left <= 0) break;
