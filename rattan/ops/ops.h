@@ -70,8 +70,8 @@ struct AddedBranch {
 };
 std::optional<AddedBranch> add_linear_(const at::Tensor& sum, const at::Tensor& x, const Weight& weight);
 // While one lives on a thread, its `linear` and `add_linear_` of few rows, where nothing is differentiated, take a
-// kernel of its own (ops/few_rows.h). Decoding asks for it; training must not, since recomputed activations have to be equal bit
-// for bit with and without a gradient graph.
+// kernel of its own (few_rows.h). Decoding asks for it; training must not, since recomputed activations have to be
+// equal bit for bit with and without a gradient graph.
 class FewRowsScope {
  public:
   FewRowsScope();
