@@ -40,7 +40,7 @@ std::string HttpSession::head_of(const HttpResponse& response, bool stream) {
   return head + "\r\n";
 }
 
-void HttpSession::send(HttpExchange& from, HttpResponse response) {
+void HttpSession::send(HttpExchange& from, const HttpResponse& response) {
   if (!is_current(from) || started_) return;
   started_ = ended_ = true;
   last_ = last_ || shared_.draining;
@@ -50,7 +50,7 @@ void HttpSession::send(HttpExchange& from, HttpResponse response) {
   push(std::move(bytes));
 }
 
-void HttpSession::begin(HttpExchange& from, HttpResponse head) {
+void HttpSession::begin(HttpExchange& from, const HttpResponse& head) {
   if (!is_current(from) || started_) return;
   started_ = true;
   chunked_ = !old_;
@@ -82,7 +82,7 @@ void HttpSession::abandoned() {
 void HttpSession::refuse(int status, const std::string& message) { refuse(shared_.config.refusal(status, message)); }
 
 // Before the handler saw the request. What is left of it was not understood or is not wanted: the connection ends.
-void HttpSession::refuse(HttpResponse response) {
+void HttpSession::refuse(const HttpResponse& response) {
   parser_.reset();
   last_ = last_ || unread_body_;
   started_ = ended_ = true;

@@ -15,14 +15,14 @@ HttpExchange::~HttpExchange() {
 }
 
 void HttpExchange::send(HttpResponse response) {
-  asio::post(io_, [self = shared_from_this(), response = std::move(response)]() mutable {
-    if (auto s = self->session_.lock()) s->send(*self, std::move(response));
+  asio::post(io_, [self = shared_from_this(), response = std::move(response)] {
+    if (auto s = self->session_.lock()) s->send(*self, response);
   });
 }
 
 void HttpExchange::begin(HttpResponse head) {
-  asio::post(io_, [self = shared_from_this(), head = std::move(head)]() mutable {
-    if (auto s = self->session_.lock()) s->begin(*self, std::move(head));
+  asio::post(io_, [self = shared_from_this(), head = std::move(head)] {
+    if (auto s = self->session_.lock()) s->begin(*self, head);
   });
 }
 

@@ -173,7 +173,7 @@ void HttpSession::on_head(error_code error) {
   last_ = !message.keep_alive();
   request_.body_given = parser_->chunked() || parser_->content_length().value_or(0) > 0;
   if (shared_.config.gate)
-    if (auto response = shared_.config.gate(request_)) return refuse(std::move(*response));
+    if (auto response = shared_.config.gate(request_)) return refuse(*response);
   const std::string expect = http_session_file::lower(request_.header("expect"));
   if (!expect.empty() && expect != "100-continue")
     return refuse(417, "the only expectation that is met is 100-continue");

@@ -70,8 +70,8 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void drain();  // closes if no request is under way, else behind the answer
 
   // The answer, on the I/O thread.
-  void send(HttpExchange& from, HttpResponse response);
-  void begin(HttpExchange& from, HttpResponse head);
+  void send(HttpExchange& from, const HttpResponse& response);
+  void begin(HttpExchange& from, const HttpResponse& head);
   void write(HttpExchange& from, std::string bytes);
   void end(HttpExchange& from);
   void cut_off(HttpExchange& from);
@@ -91,7 +91,7 @@ class HttpSession : public std::enable_shared_from_this<HttpSession> {
   void on_watched(error_code error);
 
   void refuse(int status, const std::string& message);
-  void refuse(HttpResponse response);
+  void refuse(const HttpResponse& response);
   std::string head_of(const HttpResponse& response, bool stream);
   void push(std::string bytes, std::size_t counted = 0);
   void flush();

@@ -100,7 +100,7 @@ std::optional<double> Members::number(const char* name, double low, double high)
   if (value == nullptr) return std::nullopt;
   if (!value->is_number()) refuse(path(name), "'{}' must be a number, not {}", path(name), kind_of(*value));
   const auto number = value->get<double>();
-  if (!(number >= low && number <= high))
+  if (number < low || number > high)  // JSON has no NaN
     refuse(path(name), "'{}' must be from {} to {}, not {}", path(name), low, high, value->dump());
   return number;
 }

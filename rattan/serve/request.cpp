@@ -79,7 +79,7 @@ std::map<int32_t, float> read_bias(Members& members, const RequestLimits& limits
     const bool digits = !key.empty() && key.size() <= 9 && key.find_first_not_of("0123456789") == std::string::npos;
     if (!digits || std::stoll(key) >= limits.vocab_size)
       refuse("logit_bias", "the names in 'logit_bias' must be token ids from 0 to {}", limits.vocab_size - 1);
-    if (!number.is_number() || !(number.get<double>() >= -100 && number.get<double>() <= 100))
+    if (!number.is_number() || number.get<double>() < -100 || number.get<double>() > 100)
       refuse("logit_bias", "the values in 'logit_bias' must be numbers from -100 to 100");
     bias[static_cast<int32_t>(std::stol(key))] = number.get<float>();
   }
@@ -200,7 +200,7 @@ CompletionParams parse_completion(std::string_view body, const RequestLimits& li
   if (static_cast<int64_t>(p.prompts.size()) * p.best_of > limits.max_prompts * 4)
     refuse("n", "the request asks for {} texts; one may ask for {}", static_cast<int64_t>(p.prompts.size()) * p.best_of,
            limits.max_prompts * 4);
-  if (members.text("suffix").value_or("").empty() == false) members.unsupported({"suffix"});
+  if (!members.text("suffix").value_or("").empty()) members.unsupported({"suffix"});
   members.done();
   return p;
 }
