@@ -13,8 +13,11 @@ namespace token_names_file {
 using nlohmann::json;
 
 bool is_utf8(std::string_view text) {
-  for (std::size_t n = 0; !text.empty(); text.remove_prefix(n))
-    if ((n = utf8_length(text)) == 0) return false;
+  while (!text.empty()) {
+    const std::size_t n = utf8_length(text);
+    if (n == 0) return false;
+    text.remove_prefix(n);
+  }
   return true;
 }
 
