@@ -45,7 +45,7 @@ int64_t memory_of(const at::Device device) {
 // runs/kjv/checkpoints/step-100 is known as kjv, a folder models/small as small.
 std::string name_of(const std::filesystem::path& given) {
   const std::filesystem::path path = std::filesystem::weakly_canonical(given);
-  const std::string name = path.filename().string();
+  std::string name = path.filename().string();
   if (!name.starts_with("step-") || path.parent_path().filename() != "checkpoints") return name;
   return path.parent_path().parent_path().filename().string();
 }
