@@ -88,7 +88,8 @@ void declare(CLI::App& verb) {
   verb.add_option("--rows", b.rows, "prefill, train: sequences of a call, the micro-batch")->capture_default_str();
   verb.add_option("--accumulation", b.accumulation, "train: micro-batches of an optimizer step")->capture_default_str();
   verb.add_option("--updates", b.updates, "train: optimizer steps of a timed call")->capture_default_str();
-  verb.add_flag("--checkpointing", b.checkpointing, "train: recompute activations in the backward pass");
+  verb.add_flag("--checkpointing", b.checkpointing,
+                "train: recompute activations in the backward pass, all but what attention and RAT mixed");
   verb.add_option("--peak", flags->peak_tflops, "TFLOP/s of the data sheet (known: 989.4 for an H100 or H200)")
       ->check(CLI::PositiveNumber);
   verb.add_option("--set", flags->overrides, "change a key of every configuration, as model.n_layers=2")
