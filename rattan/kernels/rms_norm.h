@@ -12,13 +12,7 @@
 
 namespace rattan::kernels {
 
-#ifdef __CUDACC__
-__host__ __device__
-#endif
-inline float norm_weight(float w) {
-  constexpr float least = 0x1p-60f;
-  return w > -least && w < least ? (w < 0 ? -least : least) : w;
-}
+inline constexpr float least_norm_weight = 0x1p-60f;
 
 template <class T>
 struct AddRmsNormForward {

@@ -88,9 +88,7 @@ nn::Stream LanguageModel::embed(const Input& input) const {
   return {at::embedding((*embedding_)(residual), input.ids), {}, {}, true};
 }
 
-at::Tensor LanguageModel::finish(nn::Stream& stream) const {
-  return norm_.join(stream, compute);
-}
+at::Tensor LanguageModel::finish(nn::Stream& stream) const { return norm_.join(stream, compute); }
 
 at::Tensor LanguageModel::forward(const Input& input, nn::Call& call) {
   nn::Stream stream = embed(input);

@@ -18,15 +18,16 @@ using torch::autograd::variable_list;
 struct Recompute {
   Block* block;
   Layout layout;
-  Choices* choices;  // the caller's or `recorded`; in backward always the latter
-  Choices recorded;
-  std::vector<std::string> loss_names;
-  bool enters_added, leaves_added = false;  // the second tensor of the stream is `added`, not `pending`
   int slot, step;
   AttentionCore* core;
-  ops::Kept kept = {};
   const Source* source;
   const Knobs* knobs;
+  bool enters_added;           // the second tensor of the stream that comes in is `added`, not `pending`
+  bool leaves_added = false;   // ... of the one that goes out
+  Choices* choices = nullptr;  // the caller's or `recorded`; in backward always the latter
+  Choices recorded{};
+  ops::Kept kept{};
+  std::vector<std::string> loss_names{};
 };
 
 struct Outputs {
@@ -110,9 +111,15 @@ class Checkpoint : public torch::autograd::Function<Checkpoint> {
 void checkpointed_forward(Block& block, Stream& stream, Call& call) {
   using namespace checkpoint_file;
   if (call.carry || call.core_state) fail("activation checkpointing does not go with a state that forward changes");
-  auto recipe = std::make_shared<Recompute>(
-      Recompute{&block, call.layout, call.choices, {}, {}, stream.added.defined(), false, call.slot, call.step, call.core, {}, call.source, call.knobs});
-  if (!recipe->choices) recipe->choices = &recipe->recorded;
+  auto recipe = std::make_shared<Recompute>(Recompute{.block = &block,
+                                                      .layout = call.layout,
+                                                      .slot = call.slot,
+                                                      .step = call.step,
+                                                      .core = call.core,
+                                                      .source = call.source,
+                                                      .knobs = call.knobs,
+                                                      .enters_added = stream.added.defined()});
+  recipe->choices = call.choices ? call.choices : &recipe->recorded;
   Sink sink;
   if (call.sink) sink.wanted = call.sink->wanted;
   // An undefined tensor cannot be an input of a custom function; an empty optional can.

@@ -50,8 +50,8 @@ bool StateSpec::empty() const {
 }
 
 bool StateSpec::needs_whole_prefix() const {
-  return prefix_whole || std::any_of(child.begin(), child.end(),
-                                     [](const auto& entry) { return entry.second.needs_whole_prefix(); });
+  return prefix_whole ||
+         std::any_of(child.begin(), child.end(), [](const auto& entry) { return entry.second.needs_whole_prefix(); });
 }
 
 int64_t StateSpec::entries(const Field& field, int64_t tokens) const {

@@ -31,7 +31,7 @@ struct StateSpec {
   bool prefix_whole = false;  // the first extend must hold the whole prefix
 
   bool empty() const;
-  bool needs_whole_prefix() const;  // prefix_whole, anywhere in the tree
+  bool needs_whole_prefix() const;                              // prefix_whole, anywhere in the tree
   int64_t entries(const Field& field, int64_t tokens) const;    // entries a sequence of `tokens` needs
   int64_t bytes(int64_t tokens, at::ScalarType compute) const;  // of one sequence of `tokens`
 };

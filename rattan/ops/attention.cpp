@@ -79,8 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> backward(const Tensor& d_o_in, const Optional
     a.o = heads_ref<const T>(o), a.d_o = heads_ref<const T>(d_o);
     a.lse = pointer<const float>(lse), a.d_lse = pointer<const float>(d_lse);
     a.dq = heads_ref<T>(dq), a.dk = heads_ref<T>(dk), a.dv = heads_ref<T>(dv);
-    RATTAN_LAUNCH_SCRATCH("attention", q, attention_backward,
-                          attention_backward_scratch_bytes(a), a);
+    RATTAN_LAUNCH_SCRATCH("attention", q, attention_backward, attention_backward_scratch_bytes(a), a);
   });
   return {dq, dk, dv};
 }

@@ -60,8 +60,8 @@ at::Tensor linear(const at::Tensor& x, const Weight& weight);
 // a b of matrices, like at::mm, by the same choice.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b);
 void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b);  // c = a b, written in place
-// sum + x weight^T, written over `sum`, for sum fp32 [..., out] and x [..., in], weight [out, in] in bf16: the product is
-// not rounded before it is added. `branch` stands for the product: it holds nothing, and the gradient that
+// sum + x weight^T, written over `sum`, for sum fp32 [..., out] and x [..., in], weight [out, in] in bf16: the product
+// is not rounded before it is added. `branch` stands for the product: it holds nothing, and the gradient that
 // rms_norm_after gives it, already rounded, is the product's. Nothing, and nothing is done, where that does not pay
 // (product_choice.h). Differentiable.
 struct AddedBranch {

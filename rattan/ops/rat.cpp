@@ -226,7 +226,7 @@ class Rat : public torch::autograd::Function<Rat> {
                                const OptionalTensor& running_v) {
     at::AutoDispatchBelowADInplaceOrView below;
     static auto op = handle<Symbolic>("rattan::rat");
-    const auto results = Kept::results([&]() -> std::vector<Tensor> {
+    auto results = Kept::results([&]() -> std::vector<Tensor> {
       auto [o, sums, k, v, last_k, last_v] = op.call(proj, gate_bias, table, cos, sin, heads, groups, chunk, rows, ends,
                                                      ends_k, ends_v, running_k, running_v);
       return {o, sums, k, v, last_k, last_v};

@@ -24,7 +24,8 @@ class MasterLinear : public torch::autograd::Function<MasterLinear> {
     return at::linear(x, value);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    require(!at::GradMode::is_enabled(), "products of masters are differentiable once; use fp32 for second derivatives");
+    require(!at::GradMode::is_enabled(),
+            "products of masters are differentiable once; use fp32 for second derivatives");
     const auto s = ctx->get_saved_variables();
     const Tensor &x = s[0], &master = s[1], &value = s[2];
     const Tensor d_y = grads[0].reshape({-1, value.size(0)});

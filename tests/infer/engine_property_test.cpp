@@ -218,7 +218,7 @@ TEST(EngineMemory, AnEditIsReadFromWhereItIs) {
     ask(*e, plain_request(prompt, 5));
     prompt[77] = (prompt[77] + 1) % 256;
     const Told told = ask(*e, plain_request(prompt, 5));
-    const bool ladder = m.name.find("rnn") != std::string::npos || m.name.find("w") != std::string::npos;
+    const bool ladder = m.name.find("rnn") != std::string::npos || m.name.find('w') != std::string::npos;
     const int64_t expected = ladder ? 64 : m.name == "attention" ? 77 : m.name == "rat 4 + rat 5" ? 60 : 76;
     EXPECT_EQ(told.reused, expected);
   }

@@ -128,8 +128,8 @@ TYPED_TEST(RmsNorm, BackwardIsItsGradient) {
       const auto f = forward(c, false, false);
       for (bool through : {false, true}) {
         auto d_sum_in = through ? to_doubles(c.d_sum_in) : std::vector<double>{};
-        auto expected =
-            ref::add_rms_norm_backward(to_doubles(f.y), to_doubles(c.weight), to_doubles(f.rstd), to_doubles(c.d_y), d_sum_in);
+        auto expected = ref::add_rms_norm_backward(to_doubles(f.y), to_doubles(c.weight), to_doubles(f.rstd),
+                                                   to_doubles(c.d_y), d_sum_in);
         auto out = backward(c, f, through, true);
         // A single element cancels to almost nothing (its gradient is eps-small): measured against dy then.
         double scale = dim == 1 && !through ? rms(to_doubles(c.d_y)) / rms(expected.d_sum) : 1;

@@ -86,9 +86,9 @@ TYPED_TEST(RowCuda, AddRmsNormIsTheFormula) {
       b.d_sum = d_sum.data(), b.d_branch = with_branch ? d_branch.data() : nullptr, b.d_weight = d_weight.data();
       DeviceMemory scratch(cuda::add_rms_norm_backward_scratch_bytes(rows, dim));
       cuda::add_rms_norm_backward(b, scratch.data(), nullptr);
-      const auto gradients = ref::add_rms_norm_backward(y.pull(), weight.host().values(), rstd.pull().values(),
-                                                        d_y.host(),
-                                                        with_branch ? d_sum_in.host() : std::vector<double>{});
+      const auto gradients =
+          ref::add_rms_norm_backward(y.pull(), weight.host().values(), rstd.pull().values(), d_y.host(),
+                                     with_branch ? d_sum_in.host() : std::vector<double>{});
       // A row of one element has no gradient but rounding errors through its own norm.
       if (dim > 1) {
         EXPECT_LE(relative_rms_error(d_sum.pull(), gradients.d_sum), 4 * fp32_bound);

@@ -87,7 +87,7 @@ class HttpTest : public testing::Test {
   std::string exchange(const std::string& text, bool* closed = nullptr) {
     Client client(server->port());
     client.say(text);
-    const std::string heard = client.hear();
+    std::string heard = client.hear();
     if (closed != nullptr) *closed = client.closed && !client.reset;
     return heard;
   }
@@ -160,7 +160,7 @@ TEST_F(HttpTest, AmbiguousRequestsAreRefused) {
       "GET http://x/a HTTP/1.1\r\nHost: x\r\n\r\n",
       "GET  /a HTTP/1.1\r\nHost: x\r\n\r\n",
       "GET / HTTP/1.2\r\nHost: x\r\n\r\n",
-      std::string("GET /a HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n", 37),
+      std::string("GET /a HTTP/1.1\r\nHost: x\r\nX: a\0b\r\n\r\n", 36),
       "\x16\x03\x01\x02\x01\x01\x01\x01",
   };
   for (const std::string& text : cases) {
@@ -303,9 +303,9 @@ TEST_F(HttpTest, DrainFinishesWhatIsUnderWay) {
 TEST_F(HttpTest, AnAddressThatIsTakenIsExplained) {
   start();
   config.port = server->port();
-  EXPECT_THROW(HttpServer(config, [](HttpRequest, std::shared_ptr<Reply>) {}), InputError);
+  EXPECT_THROW(HttpServer(config, [](const HttpRequest&, const std::shared_ptr<Reply>&) {}), InputError);
   config.host = "nowhere.example";
-  EXPECT_THROW(HttpServer(config, [](HttpRequest, std::shared_ptr<Reply>) {}), InputError);
+  EXPECT_THROW(HttpServer(config, [](const HttpRequest&, const std::shared_ptr<Reply>&) {}), InputError);
 }
 
 }  // namespace rattan::serve

@@ -25,7 +25,8 @@ void describe(Fields& f, Setup& setup, const std::string& task) {
 
 void flatten_node(const ConfigNode& node, const std::string& path, std::map<std::string, std::string>& out) {
   if (const auto* table = std::get_if<ConfigNode::Table>(&node.value)) {
-    for (const auto& [key, child] : *table) flatten_node(child, path.empty() ? key : path + "." + key, out);
+    const std::string prefix = path.empty() ? "" : path + ".";
+    for (const auto& [key, child] : *table) flatten_node(child, prefix + key, out);
     return;
   }
   const auto* list = std::get_if<ConfigNode::List>(&node.value);
@@ -36,7 +37,7 @@ void flatten_node(const ConfigNode& node, const std::string& path, std::map<std:
   ConfigNode::Table single;
   single.emplace_back("v", node);
   std::string text = print_toml({std::move(single), "", "", false});
-  text.erase(text.find_last_not_of("\n") + 1);
+  text.erase(text.find_last_not_of('\n') + 1);
   out[path] = text.substr(text.find('=') + 2);
 }
 

@@ -53,13 +53,13 @@ void check(const EngineRequest& r, const EngineConfig& config, const Tokenizer& 
 }  // namespace engine_file
 
 struct Engine::Impl {
-  Impl(models::Model& model, const Tokenizer& tokenizer, EngineConfig config)
-      : worker(model, tokenizer, std::move(config)) {}
+  Impl(models::Model& model, const Tokenizer& tokenizer, const EngineConfig& config)
+      : worker(model, tokenizer, config) {}
   Worker worker;
 };
 
 Engine::Engine(models::Model& model, const Tokenizer& tokenizer, EngineConfig config)
-    : impl_(std::make_unique<Impl>(model, tokenizer, engine_file::checked(std::move(config), model))) {}
+    : impl_(std::make_unique<Impl>(model, tokenizer, engine_file::checked(config, model))) {}
 
 Engine::~Engine() = default;
 

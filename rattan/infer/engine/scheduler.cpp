@@ -30,7 +30,7 @@ Scheduler::Scheduler(models::Model& model, const Tokenizer& tokenizer, const Eng
              {.enabled = config.prefix_cache && !reader_.whole_prefix(), .snapshot_every = config.snapshot_every}),
       vocabulary_(tokenizer.vocab_size()) {}
 
-void Scheduler::add(std::shared_ptr<Live> live) {
+void Scheduler::add(const std::shared_ptr<Live>& live) {
   live->unfinished = live->request.choices;
   for (int64_t choice = 0; choice < live->request.choices; ++choice) {
     auto s = std::make_unique<Sequence>(live, choice, tokenizer_);

@@ -35,7 +35,7 @@ class Scheduler {
  public:
   Scheduler(models::Model& model, const Tokenizer& tokenizer, const EngineConfig& config, Outlet& outlet);
 
-  void add(std::shared_ptr<Live> live);
+  void add(const std::shared_ptr<Live>& live);
   void step();
   bool idle() const { return waiting_.empty() && running_.empty(); }
   void fail_all(const std::string& error);  // what runs and what waits

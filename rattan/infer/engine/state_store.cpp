@@ -62,9 +62,9 @@ void give_back(const at::Tensor& row) {
   const std::size_t bytes = first.nbytes(), stride = static_cast<std::size_t>(row.stride(0) * row.element_size());
   auto* data = static_cast<char*>(row.data_ptr());
   for (int64_t member = 0; member < row.size(0); ++member, data += stride) {
-    const auto begin = (reinterpret_cast<std::uintptr_t>(data) + page - 1) / page * page;
-    const auto end = (reinterpret_cast<std::uintptr_t>(data) + bytes) / page * page;
-    if (begin < end) ::madvise(reinterpret_cast<void*>(begin), end - begin, MADV_DONTNEED);
+    const auto address = reinterpret_cast<std::uintptr_t>(data);
+    const std::uintptr_t begin = (address + page - 1) / page * page, end = (address + bytes) / page * page;
+    if (begin < end) ::madvise(data + (begin - address), end - begin, MADV_DONTNEED);
   }
 }
 

@@ -31,7 +31,7 @@ void add(Histogram& h, Clock::duration elapsed) {
 }  // namespace worker_file
 
 Worker::Worker(models::Model& model, const Tokenizer& tokenizer, EngineConfig config)
-    : model_(model), tokenizer_(tokenizer), config_(std::move(config)), scheduler_(model, tokenizer, config_, *this) {
+    : model_(model), tokenizer_(tokenizer), config_(config), scheduler_(model, tokenizer, config_, *this) {
   stats_.first_token_seconds = stats_.token_seconds = stats_.queue_seconds = worker_file::seconds();
   stats_.slots = scheduler_.rows();
   publish();
@@ -183,7 +183,7 @@ void Worker::run() {
       jobs.swap(jobs_);
       abort = abort_;
     }
-    for (auto& live : incoming) scheduler_.add(std::move(live));
+    for (const auto& live : incoming) scheduler_.add(live);
     for (auto& job : jobs) job();
     try {
       if (abort) scheduler_.fail_all("the engine is stopping");

@@ -8,7 +8,9 @@ namespace rattan::kernels::RATTAN_ISA {
 namespace rms_norm_file {
 
 const float* usable_weights(const float* weight, int64_t dim, float* out) {
-  for (int64_t i = 0; i < dim; ++i) out[i] = norm_weight(weight[i]);
+  for (int64_t i = 0; i < dim; ++i)
+    out[i] =
+        __builtin_fabsf(weight[i]) < least_norm_weight ? __builtin_copysignf(least_norm_weight, weight[i]) : weight[i];
   return out;
 }
 

@@ -238,8 +238,8 @@ void run(IntervalBackward<bf16, U> a, cudaStream_t stream) {
   interval_joint_hopper(a, sums, plan, stream);
   if constexpr (!std::is_same_v<U, float>) {
     const int64_t elements = a.queries * a.q_heads * a.dim;
-    round_kernel<<<static_cast<unsigned>(blocks_for(elements, 2048)), 256, 0, stream>>>(
-        sums.data, elements, a.q_heads, static_cast<int>(a.dim), a.dq);
+    round_kernel<<<static_cast<unsigned>(blocks_for(elements, 2048)), 256, 0, stream>>>(sums.data, elements, a.q_heads,
+                                                                                        static_cast<int>(a.dim), a.dq);
     check_launch("attention_backward (rounding)");
   }
 }

@@ -32,6 +32,10 @@ int64_t parts(int64_t rows, int64_t dim) {
   return rows < most ? rows : most;
 }
 
+__device__ inline float usable(float weight) {
+  return fabsf(weight) < least_norm_weight ? copysignf(least_norm_weight, weight) : weight;
+}
+
 // Eight elements of a row as they lie in memory.
 template <class T>
 struct Eight {
@@ -111,7 +115,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32 / K) forward_packs_kernel(AddRm
     weight.load(a.weight + column(k));
     Eight<T> y;
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) y.set(i, s[k][i] * r * norm_weight(weight[i]));
+    for (int i = 0; i < kPack; ++i) y.set(i, s[k][i] * r * usable(weight[i]));
     y.store(a.y + offset + column(k));
   }
 }
@@ -128,7 +132,7 @@ __global__ void __launch_bounds__(kMaxWarps * 32 / K) backward_packs_kernel(AddR
     weight[k].load(a.weight + column(k));
 #pragma unroll
     for (int i = 0; i < kPack; ++i) {
-      weight[k].set(i, norm_weight(weight[k][i]));
+      weight[k].set(i, usable(weight[k][i]));
       inverse[k].set(i, 1.0f / weight[k][i]);
     }
   }
@@ -204,7 +208,7 @@ __global__ void forward_kernel(AddRmsNormForward<T> a) {
         s = a.x[offset + c];
         if (a.branch) s += as_float(a.branch[offset + c]);
       }
-      a.y[offset + c] = from_float<T>(s * r * norm_weight(a.weight[c]));
+      a.y[offset + c] = from_float<T>(s * r * usable(a.weight[c]));
     }
   }
 }
@@ -228,14 +232,14 @@ __global__ void backward_kernel(AddRmsNormBackward<T> a, float* partial, bool in
     }
     const float mean = block_sum(dot, shared) / static_cast<float>(a.dim);
     for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) {
-      const float weight = norm_weight(a.weight[c]);
+      const float weight = usable(a.weight[c]);
       float ds = r * (as_float(a.d_y[offset + c]) * weight - as_float(a.y[offset + c]) / weight * mean);
       if (a.d_sum_in) ds += a.d_sum_in[offset + c];
       a.d_sum[offset + c] = ds;
       if (a.d_branch) a.d_branch[offset + c] = from_float<T>(ds);
     }
   }
-  for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) part[c] = products[c] / norm_weight(a.weight[c]);
+  for (int64_t c = threadIdx.x; c < a.dim; c += kThreads) part[c] = products[c] / usable(a.weight[c]);
 }
 
 bool fits_packs(int64_t dim, std::initializer_list<const void*> rows) {

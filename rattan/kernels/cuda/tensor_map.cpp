@@ -66,8 +66,7 @@ CUtensorMap tensor_map(const HeadsRef<const bf16>& t, int64_t rows, int64_t head
                                  box_rows);
 }
 CUtensorMap tensor_map(const HeadsRef<float>& t, int64_t rows, int64_t heads, int64_t dim, int box_rows) {
-  return tensor_map_file::encode(CU_TENSOR_MAP_DATA_TYPE_FLOAT32, t.data, 4, t.row, t.head, rows, heads, dim,
-                                 box_rows);
+  return tensor_map_file::encode(CU_TENSOR_MAP_DATA_TYPE_FLOAT32, t.data, 4, t.row, t.head, rows, heads, dim, box_rows);
 }
 
 }  // namespace rattan::kernels::cuda

@@ -2,6 +2,8 @@
 
 #include <cmath>
 
+#include "rattan/kernels/rms_norm.h"
+
 namespace rattan::kernels::ref {
 namespace rms_norm_ref_file {
 
@@ -11,7 +13,9 @@ double rstd_of(const double* s, int64_t dim, double eps) {
   return 1 / std::sqrt(squares / static_cast<double>(dim) + eps);
 }
 
-double usable(double weight) { return std::abs(weight) < 0x1p-60 ? std::copysign(0x1p-60, weight) : weight; }
+double usable(double weight) {
+  return std::abs(weight) < least_norm_weight ? std::copysign(least_norm_weight, weight) : weight;
+}
 
 }  // namespace rms_norm_ref_file
 
@@ -24,7 +28,8 @@ RmsNormOutput add_rms_norm_forward(const std::vector<double>& x, const std::vect
   for (int64_t row = 0; row < rows; ++row) {
     double rstd = rms_norm_ref_file::rstd_of(out.sum.data() + row * dim, dim, eps);
     out.rstd.push_back(rstd);
-    for (int64_t i = 0; i < dim; ++i) out.y[row * dim + i] = out.sum[row * dim + i] * rstd * rms_norm_ref_file::usable(weight[i]);
+    for (int64_t i = 0; i < dim; ++i)
+      out.y[row * dim + i] = out.sum[row * dim + i] * rstd * rms_norm_ref_file::usable(weight[i]);
   }
   return out;
 }
@@ -40,7 +45,8 @@ RmsNormGradients add_rms_norm_backward(const std::vector<double>& y, const std::
     for (int64_t i = 0; i < dim; ++i) mean += d_y[row * dim + i] * y[row * dim + i] / static_cast<double>(dim);
     for (int64_t i = 0; i < dim; ++i) {
       double w = rms_norm_ref_file::usable(weight[i]), normal = y[row * dim + i] / w, dy = d_y[row * dim + i];
-      out.d_sum[row * dim + i] = (d_sum_in.empty() ? 0 : d_sum_in[row * dim + i]) + rstd[row] * (dy * w - normal * mean);
+      out.d_sum[row * dim + i] =
+          (d_sum_in.empty() ? 0 : d_sum_in[row * dim + i]) + rstd[row] * (dy * w - normal * mean);
       out.d_weight[i] += dy * normal;
     }
   }
