@@ -3,7 +3,7 @@
 namespace rattan::serve {
 
 EngineBackend::EngineBackend(models::Model& model, const Tokenizer& tokenizer, const infer::EngineConfig& config)
-    : spec_(model.state_spec()), compute_(model.compute), engine_(model, tokenizer, config) {}
+    : spec_(model.state_spec()), compute_(model.compute), grammars_(tokenizer), engine_(model, tokenizer, config) {}
 
 uint64_t EngineBackend::submit(infer::EngineRequest request, infer::Engine::Listener listener) {
   return engine_.submit(std::move(request), std::move(listener));
@@ -17,8 +17,7 @@ void EngineBackend::save(const std::vector<int32_t>& tokens, const std::string& 
 
 std::vector<int32_t> EngineBackend::restore(const std::string& path) { return engine_.restore(path); }
 
-// No compiler from schemas or expressions to automata over tokens is at hand.
-std::shared_ptr<const infer::Grammar> EngineBackend::grammar(const Shape&) { return nullptr; }
+std::shared_ptr<const infer::Grammar> EngineBackend::grammar(const Shape& shape) { return grammars_.get(shape); }
 
 int64_t EngineBackend::state_bytes(int64_t tokens) const { return spec_.bytes(tokens, compute_); }
 

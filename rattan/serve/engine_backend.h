@@ -1,6 +1,7 @@
 // The engine behind the server.
 #pragma once
 #include "rattan/serve/backend.h"
+#include "rattan/serve/grammars.h"
 
 namespace rattan::serve {
 
@@ -22,6 +23,7 @@ class EngineBackend : public Backend {
  private:
   const nn::StateSpec spec_;
   const at::ScalarType compute_;
+  Grammars grammars_;
   infer::Engine engine_;
 };
 

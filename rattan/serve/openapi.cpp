@@ -43,6 +43,24 @@ json messages() {
   return list;
 }
 
+json response_format() {
+  json named = object({{"name", text("")},
+                       {"description", text("")},
+                       {"strict", flag("has no effect: the schema is always kept to")},
+                       {"schema", {{"type", "object"}, {"description", "the keywords that the documentation lists"}}}},
+                      {"schema"});
+  json pattern = full_text();
+  pattern["description"] = "the whole text matches this regular expression";
+  auto form = [](const char* type) { return json{{"type", {{"const", type}}}}; };
+  json by_schema = form("json_schema"), by_regex = form("regex");
+  by_schema["json_schema"] = std::move(named);
+  by_regex["pattern"] = std::move(pattern);
+  return {{"anyOf",
+           {object(form("text"), {"type"}), object(form("json_object"), {"type"}),
+            object(std::move(by_schema), {"type", "json_schema"}),
+            object(std::move(by_regex), {"type", "pattern"})}}};
+}
+
 json common(const RequestLimits& limits) {
   json stops = array(full_text());
   stops["maxItems"] = limits.max_stops;
@@ -63,7 +81,7 @@ json common(const RequestLimits& limits) {
       {"stream_options", object({{"include_usage", flag("a last event with the usage")}})},
       {"ignore_eos", flag("go on behind an end token")},
       {"return_token_ids", flag("tell the ids of the tokens made")},
-      {"response_format", {{"type", "object"}, {"description", "text, json_object, json_schema or regex"}}},
+      {"response_format", response_format()},
       {"user", text("has no effect")},
   };
 }

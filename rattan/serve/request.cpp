@@ -141,7 +141,17 @@ void read_common(Members& members, const RequestLimits& limits, CommonParams& p)
   p.ignore_end = members.boolean("ignore_eos").value_or(false);
   p.token_ids = members.boolean("return_token_ids").value_or(false);
   p.shape = read_shape(members);
+  // Where the text must end, the end token is all that may come.
+  if (p.shape.kind != Shape::Kind::free && p.ignore_end)
+    refuse("ignore_eos", "'ignore_eos' cannot stand beside a 'response_format' other than text");
   members.text("user");  // names the caller's user; nothing depends on it
+}
+
+// The schema again as it came: its properties keep their order, which a sorted object does not.
+void keep_order(std::string_view body, Shape& shape) {
+  if (shape.kind != Shape::Kind::json_schema) return;
+  const auto object = nlohmann::ordered_json::parse(body.begin(), body.end());
+  shape.text = object["response_format"]["json_schema"]["schema"].dump();
 }
 
 std::string read_content(const json* value, const std::string& name) {
@@ -189,6 +199,7 @@ CompletionParams parse_completion(std::string_view body, const RequestLimits& li
   Members members(object);
   CompletionParams p;
   read_common(members, limits, p);
+  keep_order(body, p.shape);
   p.prompts = read_prompts(members, limits);
   p.echo = members.boolean("echo").value_or(false);
   p.max_tokens = members.integer("max_tokens", 0, INT32_MAX).value_or(16);
@@ -211,6 +222,7 @@ ChatParams parse_chat(std::string_view body, const RequestLimits& limits) {
   Members members(object);
   ChatParams p;
   read_common(members, limits, p);
+  keep_order(body, p.shape);
   p.messages = read_messages(members);
   const auto old_name = members.integer("max_tokens", 1, INT32_MAX);
   const auto new_name = members.integer("max_completion_tokens", 1, INT32_MAX);
