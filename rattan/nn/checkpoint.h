@@ -1,6 +1,6 @@
 // Activation recomputation: keeps a block's inputs instead of its activations and runs it again in backward. What
-// attention and RAT mixed is kept as well (ops/kept.h): at T = 131,072 it takes a quarter of a block's forward pass and a
-// twelfth of its activations.
+// attention and RAT mixed is kept as well (ops/kept.h): at T = 131,072 it takes a quarter of a block's forward pass and
+// a twelfth of its activations.
 #pragma once
 #include "rattan/nn/block.h"
 

@@ -22,7 +22,7 @@ class Grammars {
  private:
   const Tokenizer& tokenizer_;
   std::mutex mutex_;
-  std::shared_ptr<const infer::Vocabulary> vocabulary_;  // made when first needed
+  std::shared_ptr<const infer::Vocabulary> vocabulary_;                      // made when first needed
   std::list<std::pair<Shape, std::shared_ptr<const infer::Grammar>>> kept_;  // the last used first
 };
 

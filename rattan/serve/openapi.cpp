@@ -57,8 +57,7 @@ json response_format() {
   by_regex["pattern"] = std::move(pattern);
   return {{"anyOf",
            {object(form("text"), {"type"}), object(form("json_object"), {"type"}),
-            object(std::move(by_schema), {"type", "json_schema"}),
-            object(std::move(by_regex), {"type", "pattern"})}}};
+            object(std::move(by_schema), {"type", "json_schema"}), object(std::move(by_regex), {"type", "pattern"})}}};
 }
 
 json common(const RequestLimits& limits) {

@@ -13,8 +13,8 @@ namespace rattan::infer::regex_grammar_test {
 
 // Of a syntax that means the same to std::regex (ECMAScript).
 std::string random_regex(Rng& rng, int depth) {
-  static const char* atoms[] = {"a", "b", "0", "1", " ", "[ab]", "[^ab]", "[0-9a]", "\\d", "\\w", "\\s", "\\D", ".",
-                                "\\.", "[^\\w]", "\\{", "ab", "10", "[a\\-1]", "(?:)"};
+  static const char* atoms[] = {"a",   "b",   "0", "1",   " ",      "[ab]", "[^ab]", "[0-9a]", "\\d",     "\\w",
+                                "\\s", "\\D", ".", "\\.", "[^\\w]", "\\{",  "ab",    "10",     "[a\\-1]", "(?:)"};
   static const char* repeats[] = {"*", "+", "?", "{2}", "{1,}", "{0,3}", "{2,3}"};
   std::string out;
   for (uint64_t parts = 1 + rng.below(3); parts > 0; --parts) {
@@ -98,12 +98,24 @@ TEST(RegexGrammar, ErrorsNameTheByte) {
   const auto bytes = bytes_tokenizer();
   const auto vocabulary = std::make_shared<Vocabulary>(*bytes);
   const std::pair<const char*, const char*> cases[] = {
-      {"ab(c", "byte 4: a group is not closed"}, {"a)b", "byte 1"},     {"*a", "byte 0"},
-      {"a**", "byte 2"},                         {"a{3,1}", "at least more"}, {"[z-a]", "backwards"},
-      {"[abc", "not closed"},                    {"a{1001}", "1000"},     {"(?=a)", "'(?:'"},
-      {"a^b", "byte 1"},                         {"a$b", "byte 2"},       {"\\bx", "'\\b'"},
-      {"\\ud800", "surrogate"},                  {"a\xFF", "UTF-8"},      {"\\", "backslash"},
-      {"[^\\d\\D]", "no text"},                  {"a{x}", "number"},      {"(a|b)*a(a|b){25}", "complex"},
+      {"ab(c", "byte 4: a group is not closed"},
+      {"a)b", "byte 1"},
+      {"*a", "byte 0"},
+      {"a**", "byte 2"},
+      {"a{3,1}", "at least more"},
+      {"[z-a]", "backwards"},
+      {"[abc", "not closed"},
+      {"a{1001}", "1000"},
+      {"(?=a)", "'(?:'"},
+      {"a^b", "byte 1"},
+      {"a$b", "byte 2"},
+      {"\\bx", "'\\b'"},
+      {"\\ud800", "surrogate"},
+      {"a\xFF", "UTF-8"},
+      {"\\", "backslash"},
+      {"[^\\d\\D]", "no text"},
+      {"a{x}", "number"},
+      {"(a|b)*a(a|b){25}", "complex"},
       {"((.{1000}){1000}){1000}", "too large"},
   };
   for (const auto& [regex, part] : cases) {
@@ -112,7 +124,6 @@ TEST(RegexGrammar, ErrorsNameTheByte) {
       regex_grammar(vocabulary, regex);
       ADD_FAILURE() << "no error";
     } catch (const InputError& error) {
-
       EXPECT_THAT(error.what(), testing::HasSubstr(part));
     }
   }

@@ -16,8 +16,7 @@ class GuidedTest : public ApiTest {
   ~GuidedTest() override { pool.stop(); }  // what is under way still uses the engine
 
   json completion(const std::string& format, const std::string& more = "") {
-    const std::string body =
-        R"({"prompt":"In the","max_tokens":150,"seed":3,"response_format":)" + format + more + "}";
+    const std::string body = R"({"prompt":"In the","max_tokens":150,"seed":3,"response_format":)" + format + more + "}";
     return post("/v1/completions", body)->json();
   }
 

@@ -18,15 +18,16 @@ constexpr int64_t kMaxCount = 100'000;   // of items and characters
 constexpr int64_t kMaxSchemas = 20'000;  // read, those behind a $ref each time anew
 
 const std::set<std::string>& descriptions() {
-  static const std::set<std::string> words{"title",   "description", "default",    "examples", "$schema",     "$id",
-                                           "$comment", "deprecated",  "readOnly", "writeOnly", "$defs", "definitions"};
+  static const std::set<std::string> words{"title",    "description", "default",  "examples",
+                                           "$schema",  "$id",         "$comment", "deprecated",
+                                           "readOnly", "writeOnly",   "$defs",    "definitions"};
   return words;
 }
 // The keywords that say something, and of which type.
 const std::map<std::string, std::string>& owners() {
   static const std::map<std::string, std::string> of{
-      {"properties", "object"}, {"required", "object"}, {"additionalProperties", "object"},
-      {"items", "array"},       {"minItems", "array"},  {"maxItems", "array"},
+      {"properties", "object"}, {"required", "object"},  {"additionalProperties", "object"},
+      {"items", "array"},       {"minItems", "array"},   {"maxItems", "array"},
       {"pattern", "string"},    {"minLength", "string"}, {"maxLength", "string"}};
   return of;
 }
@@ -181,8 +182,8 @@ class Reader {
   static Pattern listed(const json& schema, const std::set<std::string>& words, const std::string& path) {
     std::vector<std::string> types;
     for (const std::string& word : words)
-      require(word == "enum" || word == "const" || word == "type",
-              "{}: '{}' beside 'enum' or 'const' is not supported", path, word);
+      require(word == "enum" || word == "const" || word == "type", "{}: '{}' beside 'enum' or 'const' is not supported",
+              path, word);
     require(!words.contains("enum") || !words.contains("const"), "{}: 'enum' beside 'const' is not supported", path);
     if (words.contains("type")) types = types_of(schema, words, path);
     const json values = words.contains("const") ? json::array({schema["const"]}) : schema["enum"];

@@ -25,8 +25,8 @@ Pattern json_escaped(const CodeSet& set) {
 }
 
 Pattern json_string(int64_t min, int64_t max) {
-  static const Pattern character = parse_regex(
-      R"([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]|[dD][0-7])[0-9a-fA-F]{2})");
+  static const Pattern character =
+      parse_regex(R"([^"\\\x00-\x1f]|\\["\\/bfnrt]|\\u(?:[0-9a-cA-CefEF][0-9a-fA-F]|[dD][0-7])[0-9a-fA-F]{2})");
   const Pattern quote = json_text_file::word("\"");
   return sequence({quote, repeat(character, min, max), quote});
 }
@@ -57,8 +57,7 @@ Pattern json_member(Pattern name, Pattern value) {
 }
 
 Pattern json_object(Pattern value) {
-  return sequence({json_text_file::word("{"),
-                   repeat(json_member(json_string(), std::move(value)), 0, -1, json_comma()),
+  return sequence({json_text_file::word("{"), repeat(json_member(json_string(), std::move(value)), 0, -1, json_comma()),
                    json_text_file::word("}")});
 }
 

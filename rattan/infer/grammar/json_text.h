@@ -11,8 +11,8 @@ Pattern json_number();
 Pattern json_integer();
 Pattern json_comma();
 Pattern json_array(Pattern item, int64_t min, int64_t max);
-Pattern json_object(Pattern value);        // of any names
+Pattern json_object(Pattern value);  // of any names
 Pattern json_member(Pattern name, Pattern value);
-Pattern json_value(int depth);             // anything, with arrays and objects nested so deep
+Pattern json_value(int depth);  // anything, with arrays and objects nested so deep
 
 }  // namespace rattan::infer

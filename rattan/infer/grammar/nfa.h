@@ -11,7 +11,7 @@ struct NfaNode {
   uint8_t low = 1, high = 0;  // a byte of low .. high leads to `next`; none if low > high
   int32_t next = -1;
   std::vector<int32_t> free{};  // nodes that stand for this one, too
-  bool useful = false;        // the end can be reached
+  bool useful = false;          // the end can be reached
 };
 
 struct Nfa {

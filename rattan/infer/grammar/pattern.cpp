@@ -9,9 +9,7 @@ Pattern made(PatternNode node) { return std::make_shared<const PatternNode>(std:
 
 }  // namespace pattern_file
 
-Pattern chars(CodeSet set) {
-  return pattern_file::made({.kind = PatternNode::Kind::chars, .set = std::move(set)});
-}
+Pattern chars(CodeSet set) { return pattern_file::made({.kind = PatternNode::Kind::chars, .set = std::move(set)}); }
 
 Pattern literal(std::string_view text) {
   std::vector<Pattern> parts;
@@ -34,8 +32,7 @@ Pattern either(std::vector<Pattern> parts) {
 Pattern repeat(Pattern part, int64_t min, int64_t max, Pattern between) {
   std::vector<Pattern> parts{std::move(part)};
   if (between) parts.push_back(std::move(between));
-  return pattern_file::made(
-      {.kind = PatternNode::Kind::repeat, .parts = std::move(parts), .min = min, .max = max});
+  return pattern_file::made({.kind = PatternNode::Kind::repeat, .parts = std::move(parts), .min = min, .max = max});
 }
 
 Pattern list(std::vector<Pattern> parts, std::vector<bool> optional, Pattern between) {

@@ -41,8 +41,7 @@ class Parser {
  private:
   template <class... Args>
   [[noreturn]] void wrong(fmt::format_string<Args...> format, Args&&... args) const {
-    fail_input("the regular expression breaks at byte {}: {}", at_,
-               fmt::format(format, std::forward<Args>(args)...));
+    fail_input("the regular expression breaks at byte {}: {}", at_, fmt::format(format, std::forward<Args>(args)...));
   }
   bool at_end() const { return at_ == text_.size(); }
   char peek() const { return text_[at_]; }

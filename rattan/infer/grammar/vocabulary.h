@@ -14,10 +14,10 @@ class Vocabulary {
   // Copies what it needs. InputError without an end token: then no text could end.
   explicit Vocabulary(const Tokenizer& tokenizer);
 
-  struct Step {           // in depth-first order
+  struct Step {  // in depth-first order
     uint8_t byte = 0;
-    uint16_t depth = 0;   // bytes before this one
-    int32_t behind = 0;   // the first step that does not start with this one's bytes
+    uint16_t depth = 0;           // bytes before this one
+    int32_t behind = 0;           // the first step that does not start with this one's bytes
     int32_t first = 0, last = 0;  // the tokens that end here: ids()[first, last)
   };
   const std::vector<Step>& steps() const { return steps_; }
