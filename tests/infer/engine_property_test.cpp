@@ -2,6 +2,7 @@
 // left after another end of the same text. And no request sees its neighbours.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -67,7 +68,7 @@ TEST_P(EveryModel, ReusedRestoredRolledBackAndFreshStatesAreOne) {
         expect_same(told.answer, ask(*fresh, plain_request(next, 12, seed)).answer, strict);
       }
 
-      const std::string path = testing::TempDir() + "rattan_session_test.safetensors";
+      const std::string path = testing::TempDir() + "rattan-session-" + std::to_string(getpid());
       e->save(turn, path, {{"seed", "7"}});
       auto other = f.engine(m, strict);
       Engine::Notes notes;

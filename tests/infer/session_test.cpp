@@ -1,6 +1,7 @@
 // Saved conversations: whole and of this model, or refused.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include <filesystem>
 
@@ -34,7 +35,7 @@ class SessionTest : public testing::Test {
   std::unique_ptr<models::LanguageModel> model = tiny_model();
   std::unique_ptr<Tokenizer> tokenizer = bytes_tokenizer();
   std::vector<int32_t> tokens = tokenizer->encode("In the beginning God created");
-  std::string path = testing::TempDir() + "rattan_session_refused.safetensors", content;
+  std::string path = testing::TempDir() + "rattan-refused-" + std::to_string(getpid()), content;
 };
 
 TEST_F(SessionTest, SavedTwiceTheBytesAreTheSame) {

@@ -3,6 +3,7 @@
 #include <ATen/ops/equal.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
 #include "rattan/base/error.h"
 #include "rattan/base/files.h"
@@ -16,7 +17,7 @@ using testing::HasSubstr;
 
 class LoadTest : public testing::Test {
  protected:
-  LoadTest() : folder(fs::path(testing::TempDir()) / "rattan_load_test") {
+  LoadTest() : folder(fs::path(testing::TempDir()) / ("rattan-load-" + std::to_string(getpid()))) {
     fs::remove_all(folder);
     fs::create_directories(folder);
   }

@@ -1,4 +1,6 @@
 // What comes back from each route.
+#include <unistd.h>
+
 #include "api_fixture.h"
 
 namespace rattan::serve {
@@ -262,7 +264,7 @@ TEST_F(ApiTest, Tokens) {
 TEST_F(ApiTest, States) {
   ApiConfig config;
   config.model = "tiny";
-  config.state_folder = std::filesystem::path(testing::TempDir()) / "rattan_api_states";
+  config.state_folder = std::filesystem::path(testing::TempDir()) / ("rattan-api-" + std::to_string(getpid()));
   std::filesystem::create_directories(config.state_folder);
   restart(config);
   EXPECT_EQ(post("/state/save", R"({"name":"one","prompt":"hello"})")->json(), json({{"name", "one"}, {"tokens", 5}}));
