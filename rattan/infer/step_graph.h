@@ -24,7 +24,8 @@ class StepGraph {
  private:
   struct Recording;
   at::Device device_;
-  bool wanted_, warm_ = false;
+  bool wanted_;
+  [[maybe_unused]] bool warm_ = false;  // a build without CUDA records nothing
   std::unique_ptr<Recording> recording_;
 };
 

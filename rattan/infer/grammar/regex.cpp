@@ -63,7 +63,7 @@ class Parser {
     return sequence(std::move(parts));
   }
   Pattern repeated() {
-    const Pattern part = atom();
+    Pattern part = atom();
     if (at_end()) return part;
     Pattern out = part;
     switch (peek()) {
@@ -135,7 +135,7 @@ class Parser {
     ++at_;
     if (take('?') && !take(':')) wrong("of groups that begin with '(?' only '(?:' exists here");
     if (++nesting_ > kMaxNesting) wrong("groups are nested deeper than {}", kMaxNesting);
-    const Pattern inner = alternatives();
+    Pattern inner = alternatives();
     --nesting_;
     if (!at_end() && peek() == '$') wrong("'$' must end an alternative of the whole expression");
     if (!take(')')) wrong("a group is not closed");
@@ -178,8 +178,8 @@ class Parser {
     if (at_end()) wrong("a backslash at the end");
     const char c = peek();
     ++at_;
-    const CodeSet digits{{'0', '9'}}, word{{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
-    const CodeSet space{{'\t', '\r'}, {' ', ' '}};
+    CodeSet digits{{'0', '9'}}, word{{'0', '9'}, {'A', 'Z'}, {'_', '_'}, {'a', 'z'}};
+    CodeSet space{{'\t', '\r'}, {' ', ' '}};
     auto one = [](uint32_t code) { return CodeSet{{code, code}}; };
     switch (c) {
       case 'd':
