@@ -1,13 +1,11 @@
 // rattan bench layer: one mixing layer of each mixer, in training, prefill and decoding.
-#include <ATen/Parallel.h>
-
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "rattan/base/error.h"
 #include "rattan/base/files.h"
-#include "rattan/base/parallel.h"
 #include "rattan/bench/layer.h"
+#include "rattan/cli/bench_flags.h"
 #include "rattan/cli/model_flags.h"
 
 namespace rattan::cli {
@@ -24,10 +22,7 @@ void run(Flags& flags) {
   flags.bench.device = models::device_named(flags.device);
   flags.bench.dtype = models::dtype_named(flags.dtype).value_or(at::kFloat);
   if (flags.fp8) flags.bench.mixers = bench::beside_fp8(flags.bench.mixers);
-  if (flags.threads > 0) {
-    set_threads(flags.threads);
-    at::set_num_threads(flags.threads);
-  }
+  use_threads(flags.threads);
   const bench::LayerReport report = bench::run_layer_bench(flags.bench);
   if (flags.json) {
     print_json(bench::to_json(report));
@@ -69,13 +64,7 @@ void declare(CLI::App& verb) {
   verb.add_option("--dtype", flags->dtype, "fp32 or bf16")->capture_default_str();
   verb.add_flag("--fp8", flags->fp8, "each mixer also with its projections in fp8 (--dtype bf16)");
   verb.add_option("--threads", flags->threads, "0: one a core");
-  verb.add_option("--seconds", b.budget.seconds, "measuring time for each figure, about")->capture_default_str();
-  verb.add_option("--rounds", b.budget.min_rounds, "timed calls of each at least, unless --budget allows fewer")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  verb.add_option("--budget", b.budget.limit, "seconds of measuring no figure may exceed, down to one call; 0: none")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  declare_budget(verb, b.budget);
   verb.add_option("--note", b.note, "a line for the report, such as the commit");
   verb.add_option("--plot", flags->plot, "write NAME-<mode>.svg: time against T")->type_name("NAME");
   verb.add_flag("--json", flags->json, "print one JSON document");

@@ -1,13 +1,11 @@
 // rattan bench model CONFIG|MODEL ...: whole models in decoding, prefill and training.
-#include <ATen/Parallel.h>
-
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
 
 #include "rattan/base/error.h"
-#include "rattan/base/parallel.h"
 #include "rattan/bench/model.h"
+#include "rattan/cli/bench_flags.h"
 #include "rattan/cli/config_file.h"
 #include "rattan/cli/model_flags.h"
 
@@ -52,10 +50,7 @@ void run(Flags& flags) {
   b.models.clear(), b.batch.clear();
   for (const std::string& path : flags.models) b.models.push_back(read_model(path, flags.overrides));
   for (const std::string& text : flags.batch) b.batch.push_back(read_batch(text));
-  if (flags.threads > 0) {
-    set_threads(flags.threads);
-    at::set_num_threads(flags.threads);
-  }
+  use_threads(flags.threads);
   const bench::ModelReport report = bench::run_model_bench(b);
   if (flags.json) {
     print_json(bench::to_json(report));
@@ -98,13 +93,7 @@ void declare(CLI::App& verb) {
   verb.add_option("--dtype", flags->dtype, "fp32, bf16, fp8, fp8_emulated or auto (cuda: bf16, cpu: fp32)")
       ->capture_default_str();
   verb.add_option("--threads", flags->threads, "0: one a core");
-  verb.add_option("--seconds", b.budget.seconds, "measuring time for each figure, about")->capture_default_str();
-  verb.add_option("--rounds", b.budget.min_rounds, "timed calls of each at least, unless --budget allows fewer")
-      ->check(CLI::PositiveNumber)
-      ->capture_default_str();
-  verb.add_option("--budget", b.budget.limit, "seconds of measuring no figure may exceed, down to one call; 0: none")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  declare_budget(verb, b.budget);
   verb.add_option("--note", b.note, "a line for the report, such as the commit");
   verb.add_flag("--json", flags->json, "print one JSON document");
   verb.callback([flags] { run(*flags); });

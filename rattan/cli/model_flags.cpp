@@ -27,16 +27,19 @@ void ModelFlags::declare(CLI::App& verb) {
   verb.add_option("--threads", threads, "processor threads; 0: one a core")->capture_default_str();
 }
 
+void use_threads(int threads) {
+  if (threads <= 0) return;
+  set_threads(threads);
+  at::set_num_threads(threads);
+}
+
 models::LoadedModel ModelFlags::load() const {
   require(threads >= 0, "--threads must be at least 0, got {}", threads);
   models::LoadOptions options;
   options.device = models::device_named(device);
   const models::Precision precision = models::precision_named(dtype);
   options.compute = precision.compute, options.fp8 = precision.fp8;
-  if (threads > 0) {
-    set_threads(threads);
-    at::set_num_threads(threads);
-  }
+  use_threads(threads);
   return models::load_language_model(model, options);
 }
 

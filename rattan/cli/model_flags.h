@@ -15,6 +15,9 @@ struct ModelFlags {
   models::LoadedModel load() const;  // sets the threads; InputError as load_language_model
 };
 
+// For our own loops and for torch's; nothing for 0.
+void use_threads(int threads);
+
 // A line for people on stderr.
 void note(const std::string& text);
 void warn(const std::string& text);  // "warning: ..."

@@ -40,8 +40,6 @@ Tensor rows_of(const Tensor& x) { return x.reshape({-1, x.size(-1)}).contiguous(
 FewRowsScope::FewRowsScope() : before_(std::exchange(few_rows_file::wanted, true)) {}
 FewRowsScope::~FewRowsScope() { few_rows_file::wanted = before_; }
 
-bool few_rows_wanted() { return few_rows_file::wanted; }
-
 std::optional<at::Tensor> few_rows_linear(const at::Tensor& x, const at::Tensor& weight) {
   using namespace few_rows_file;
   if (!fits(x, weight)) return std::nullopt;

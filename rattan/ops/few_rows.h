@@ -6,11 +6,8 @@
 
 namespace rattan::ops {
 
-// Whether a FewRowsScope lives on this thread (ops.h).
-bool few_rows_wanted();
-
-// x weight^T as ops::linear gives it, where few_rows_wanted(), nothing is differentiated and a kernel for few rows
-// takes the tensors: on a processor fp32 and bf16, on CUDA bf16. Nothing elsewhere.
+// x weight^T as ops::linear gives it, where a FewRowsScope (ops.h) lives on this thread, nothing is differentiated and
+// a kernel for few rows takes the tensors: on a processor fp32 and bf16, on CUDA bf16. Nothing elsewhere.
 std::optional<at::Tensor> few_rows_linear(const at::Tensor& x, const at::Tensor& weight);
 
 // sum += x weight^T, in place and without rounding the product, under the same conditions; on CUDA alone, sum

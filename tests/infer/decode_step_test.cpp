@@ -20,31 +20,9 @@ namespace rattan::infer::decode_step_test {
 
 constexpr int64_t vocabulary = 257;
 
-std::unique_ptr<models::LanguageModel> model_of(const std::string& pattern, const std::string& mixers) {
-  models::LanguageModelConfig config;
-  ConfigTree::from_text(R"(
-[model]
-vocab_size = 257
-d_model = 32
-n_layers = 2
-init_std = 0.3
-context = 64
-pattern = )" + pattern + mixers,
-                        "model.toml")
-      .read(config);
-  auto model = std::make_unique<models::LanguageModel>(config);
-  model->initialize(3);
-  return model;
-}
-
-struct Named {
-  std::string name;
-  std::unique_ptr<models::LanguageModel> model;
-};
-
 // Every mixer, and chunks, windows and heads of more than one kind.
-std::vector<Named> all_models() {
-  std::vector<Named> out;
+std::vector<NamedModel> all_models() {
+  std::vector<NamedModel> out;
   auto add = [&](const char* name, const std::string& pattern, const std::string& mixers) {
     out.push_back({name, model_of(pattern, mixers)});
   };

@@ -16,28 +16,6 @@
 
 namespace rattan::infer {
 
-struct NamedModel {
-  std::string name;
-  std::unique_ptr<models::LanguageModel> model;
-};
-
-inline NamedModel named_model(const std::string& name, const std::string& pattern, const std::string& mixers) {
-  models::LanguageModelConfig config;
-  ConfigTree::from_text(R"(
-[model]
-vocab_size = 257
-d_model = 32
-n_layers = 2
-init_std = 0.3
-context = 64
-pattern = )" + pattern + mixers,
-                        "model.toml")
-      .read(config);
-  auto model = std::make_unique<models::LanguageModel>(config);
-  model->initialize(3);
-  return {name, std::move(model)};
-}
-
 // Every registered mixer alone, and hybrids whose parts resume at different places.
 inline std::vector<NamedModel> engine_models() {
   const std::string rat = "\n[mixers.rat]\ntype = 'rat'\nn_heads = 4\nn_groups = 2\nchunk = 4\n";
@@ -46,14 +24,14 @@ inline std::vector<NamedModel> engine_models() {
   const std::string local = "\n[mixers.local]\ntype = 'swa'\nn_heads = 4\nwindow = 6\n";
   const std::string rnn = "\n[mixers.rnn]\ntype = 'rnn'\n";
   std::vector<NamedModel> out;
-  out.push_back(named_model("rat", "['rat']", rat));
-  out.push_back(named_model("attention", "['all']", all));
-  out.push_back(named_model("swa", "['local']", local));
-  out.push_back(named_model("rnn", "['rnn']", rnn));
-  out.push_back(named_model("rat + window", "['rat', 'local']", rat + local));
-  out.push_back(named_model("rat 4 + rat 5", "['rat', 'five']", rat + rat5));
-  out.push_back(named_model("rat + rnn", "['rat', 'rnn']", rat + rnn));
-  out.push_back(named_model("rat + attention", "['rat', 'all']", rat + all));
+  out.push_back({"rat", model_of("['rat']", rat)});
+  out.push_back({"attention", model_of("['all']", all)});
+  out.push_back({"swa", model_of("['local']", local)});
+  out.push_back({"rnn", model_of("['rnn']", rnn)});
+  out.push_back({"rat + window", model_of("['rat', 'local']", rat + local)});
+  out.push_back({"rat 4 + rat 5", model_of("['rat', 'five']", rat + rat5)});
+  out.push_back({"rat + rnn", model_of("['rat', 'rnn']", rat + rnn)});
+  out.push_back({"rat + attention", model_of("['rat', 'all']", rat + all)});
   return out;
 }
 

@@ -1,5 +1,9 @@
 // A made-up vocabulary and random texts under a grammar.
 #pragma once
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <functional>
 #include <map>
 #include <queue>
 #include <set>
@@ -7,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "rattan/base/error.h"
 #include "rattan/base/random.h"
 #include "rattan/infer/grammar/token_grammar.h"
 
@@ -93,6 +98,21 @@ inline std::string random_text(const Grammar& grammar, const Tokenizer& tokenize
   }
   for (const int32_t id : way_to_end(grammar, state, end)) ids.push_back(id);
   return tokenizer.decode(ids);
+}
+
+// `make` refuses the first of each pair with an InputError that holds the second.
+template <std::size_t n>
+void expect_refused(const std::pair<const char*, const char*> (&cases)[n],
+                    const std::function<void(const std::string&)>& make) {
+  for (const auto& [text, part] : cases) {
+    SCOPED_TRACE(text);
+    try {
+      make(text);
+      ADD_FAILURE() << "no error";
+    } catch (const InputError& error) {
+      EXPECT_THAT(error.what(), testing::HasSubstr(part));
+    }
+  }
 }
 
 // Whether the grammar lets this text through byte by byte; the tokenizer's ids 0 .. 255 are the bytes.

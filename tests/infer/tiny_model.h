@@ -36,6 +36,29 @@ window = 8
   return config;
 }
 
+// Two layers of the mixers that `mixers` describes, as a pattern over them says.
+inline std::unique_ptr<models::LanguageModel> model_of(const std::string& pattern, const std::string& mixers) {
+  models::LanguageModelConfig config;
+  ConfigTree::from_text(R"(
+[model]
+vocab_size = 257
+d_model = 32
+n_layers = 2
+init_std = 0.3
+context = 64
+pattern = )" + pattern + mixers,
+                        "model.toml")
+      .read(config);
+  auto model = std::make_unique<models::LanguageModel>(config);
+  model->initialize(3);
+  return model;
+}
+
+struct NamedModel {
+  std::string name;
+  std::unique_ptr<models::LanguageModel> model;
+};
+
 inline std::unique_ptr<models::LanguageModel> tiny_model(uint64_t seed = 1) {
   auto model = std::make_unique<models::LanguageModel>(tiny_config());
   model->initialize(seed);

@@ -30,6 +30,21 @@ struct RowStatistics {
   int begin[kTileRows], end[kTileRows];
 };
 
+// Asks for the statistics of a tile's rows and one head, by a warp; they come in the background. Rows there are none of
+// see nothing.
+template <class U>
+__device__ void copy_statistics(RowStatistics& to, const IntervalBackward<bf16, U>& a, int64_t row0, int head) {
+#pragma unroll
+  for (int r = threadIdx.x % 32; r < kTileRows; r += 32) {
+    const bool in = row0 + r < a.queries;
+    const int64_t row = in ? row0 + r : 0, pair = row * a.heads + head;
+    copy4_async(&to.lse[r], a.lse + pair, in);
+    copy4_async(&to.delta[r], a.delta + pair, in);
+    copy4_async(&to.begin[r], a.begin + row, in);
+    copy4_async(&to.end[r], a.end + row, in);
+  }
+}
+
 __device__ inline bool sees(const QueryTile& t, int64_t key0) { return t.low < key0 + kBlockKeys && t.high > key0; }
 
 // The next tile in sight from `tile` on, and the last one from there back; `last` and `first` - 1 if there is none.

@@ -138,7 +138,7 @@ __device__ void copy_tiles(const Args<U>& p, Memory& m) {
 
 // One warp: what belongs to the rows of those tiles.
 template <class U>
-__device__ void copy_statistics(const Args<U>& p, Memory& m) {
+__device__ void stream_statistics(const Args<U>& p, Memory& m) {
   const int lane = threadIdx.x % 32;
   Turn<kStages> turn;
   for (Work work(p.plan.tiles, m.block); work.any();) {
@@ -146,16 +146,7 @@ __device__ void copy_statistics(const Args<U>& p, Memory& m) {
     TileNote note{p.plan.tiles[work.tile], false};
     const int head = work.head;
     wait(m.empty[turn.stage], turn.parity ^ 1);
-    RowStatistics& rows = m.rows[turn.stage];
-#pragma unroll
-    for (int r = lane; r < kRows; r += 32) {
-      const bool in = row0 + r < p.a.queries;
-      const int64_t row = in ? row0 + r : 0, pair = row * p.a.heads + head;
-      copy4_async(&rows.lse[r], p.a.lse + pair, in);
-      copy4_async(&rows.delta[r], p.a.delta + pair, in);
-      copy4_async(&rows.begin[r], p.a.begin + row, in);
-      copy4_async(&rows.end[r], p.a.end + row, in);
-    }
+    copy_statistics(m.rows[turn.stage], p.a, row0, head);
     arrive_after_copies(m.full[turn.stage]);
     work.next();
     note.last = !work.any();
@@ -420,7 +411,7 @@ __global__ void __launch_bounds__(kThreads, 1) kernel([[maybe_unused]] const __g
   if (threadIdx.x < 128) {
     keep_registers<24>();
     const int warp = threadIdx.x / 32;
-    if (warp == 1) copy_statistics<U>(p, m);
+    if (warp == 1) stream_statistics<U>(p, m);
     if (threadIdx.x % 32 != 0) return;
     if (warp == 0) copy_tiles<U>(p, m);
     if (warp >= 2) send_dq<U>(p, m, warp - 2);

@@ -28,7 +28,6 @@ struct Args {
 template <class U, int D>
 __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t key0, int kv_head, int2 range) {
   const int group = static_cast<int>(p.a.heads / p.a.kv_heads), q_heads = static_cast<int>(p.a.q_heads);
-  const int lane = threadIdx.x % 32;
   const bool copies_tiles = threadIdx.x < 32, leads = threadIdx.x == 0;
   if (leads) {
     arrive_expecting(m.keys_full, 2 * kKeys * D * 2);
@@ -48,16 +47,7 @@ __device__ void produce(const Args<U>& p, Memory<D>& m, int64_t key0, int kv_hea
         copy_tile<kRows, D>(m.d_o[turn.stage], p.d_o, full, head, static_cast<int>(row0));
       }
       if (!copies_tiles) {
-        RowStatistics& rows = m.rows[turn.stage];
-#pragma unroll
-        for (int r = lane; r < kRows; r += 32) {
-          const bool in = row0 + r < p.a.queries;
-          const int64_t row = in ? row0 + r : 0, pair = row * p.a.heads + head;
-          copy4_async(&rows.lse[r], p.a.lse + pair, in);
-          copy4_async(&rows.delta[r], p.a.delta + pair, in);
-          copy4_async(&rows.begin[r], p.a.begin + row, in);
-          copy4_async(&rows.end[r], p.a.end + row, in);
-        }
+        copy_statistics(m.rows[turn.stage], p.a, row0, head);
         arrive_after_copies(full);
       }
       turn.next();
