@@ -7,6 +7,9 @@
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/scalar_tensor.h>
 
+#include <nlohmann/json.hpp>
+
+#include "rattan/base/config_json.h"
 #include "rattan/base/error.h"
 #include "rattan/nn/ffn.h"
 #include "rattan/ops/ops.h"
@@ -112,6 +115,11 @@ nn::StateSpec LanguageModel::state_spec() const { return stack_.state_spec(); }
 
 double LanguageModel::flops_per_token(int64_t tokens) const {
   return stack_.flops_per_token(tokens) + 2.0 * static_cast<double>(config_.vocab_size * config_.d_model);
+}
+
+std::string LanguageModel::settings() const {
+  LanguageModelConfig config = config_;
+  return to_json([&](Fields& f) { config.fields(f); }).dump();
 }
 
 nn::Source Model::encode(const Input&, nn::Call&) { fail_input("this model has no encoder"); }

@@ -43,6 +43,7 @@ class LanguageModel : public Model {
   Head& head(const std::string& name = "lm") override;
   nn::StateSpec state_spec() const override;
   double flops_per_token(int64_t tokens) const override;
+  std::string settings() const override;
 
   const LanguageModelConfig& config() const { return config_; }
   nn::Stack& stack() { return stack_; }

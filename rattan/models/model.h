@@ -36,6 +36,8 @@ class Model : public nn::Module {
   virtual nn::StateSpec state_spec() const = 0;
   // Multiply-adds count 2; forward only, per token, at sequences of `tokens`. Training costs three times that.
   virtual double flops_per_token(int64_t tokens) const = 0;
+  // The configuration as text: models that compute differently from equal parameters differ here.
+  virtual std::string settings() const { return ""; }
 
   virtual nn::Source encode(const Input&, nn::Call&);                             // InputError unless it has an encoder
   virtual std::optional<Input> inject(const nn::State&) { return std::nullopt; }  // silent tokens before the next

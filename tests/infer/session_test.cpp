@@ -3,10 +3,12 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <filesystem>
 
 #include "rattan/base/error.h"
 #include "rattan/base/files.h"
+#include "rattan/infer/engine/fingerprint.h"
 #include "rattan/io/safetensors_tensors.h"
 #include "tests/infer/engine_tools.h"
 
@@ -68,6 +70,26 @@ TEST_F(SessionTest, ForeignFilesAreRefused) {
   auto tensors = load_tensors(path);
   save_tensors(path, tensors, {{"format", "pt"}});
   EXPECT_THAT(refusal(*model), testing::HasSubstr("not a saved conversation"));
+}
+
+// The sum of a few values of each parameter would do for other seeds, not for a training that went on.
+TEST_F(SessionTest, AModelThatDiffersInOneLateValueIsRefused) {
+  const auto other = tiny_model();
+  EXPECT_EQ(fingerprint(*other), fingerprint(*model)) << "equal values and settings";
+  other->each_param([&](const std::string& name, nn::Param& param) {
+    float& last = param.master().data_ptr<float>()[param.numel() - 1];
+    const float value = last;
+    last = std::nextafter(value, 2.0f);
+    EXPECT_THAT(refusal(*other), testing::HasSubstr("another model")) << name;
+    last = value;
+  });
+  EXPECT_NO_THROW(Engine(*other, *tokenizer, small_engine(true)).restore(path));
+}
+
+TEST_F(SessionTest, AModelThatComputesDifferentlyFromEqualValuesIsRefused) {
+  models::LanguageModel other(tiny_config("model.norm_eps=1e-5"));
+  other.initialize(1);
+  EXPECT_THAT(refusal(other), testing::HasSubstr("another model"));
 }
 
 TEST_F(SessionTest, RestoringNeedsTheCache) {

@@ -4,8 +4,10 @@
 #include <cmath>
 #include <future>
 #include <limits>
+#include <mutex>
 
 #include "rattan/base/error.h"
+#include "rattan/infer/engine/fingerprint.h"
 #include "rattan/infer/engine/session.h"
 #include "rattan/infer/engine/worker.h"
 #include "rattan/infer/score.h"
@@ -55,7 +57,16 @@ void check(const EngineRequest& r, const EngineConfig& config, const Tokenizer& 
 struct Engine::Impl {
   Impl(models::Model& model, const Tokenizer& tokenizer, const EngineConfig& config)
       : worker(model, tokenizer, config) {}
+  const std::string& model_fingerprint() {
+    std::call_once(once, [this] { fingerprint = infer::fingerprint(worker.model()); });
+    return fingerprint;
+  }
+
   Worker worker;
+
+ private:
+  std::once_flag once;
+  std::string fingerprint;
 };
 
 Engine::Engine(models::Model& model, const Tokenizer& tokenizer, EngineConfig config)
@@ -92,13 +103,13 @@ void Engine::save(const std::vector<int32_t>& tokens, const std::string& path, c
   };
   worker.submit(live, true);
   read.get_future().get();
-  write_session(path, session, worker.store(), worker.model(), worker.tokenizer());
+  write_session(path, session, worker.store(), impl_->model_fingerprint(), worker.tokenizer());
 }
 
 std::vector<int32_t> Engine::restore(const std::string& path, Notes* notes) {
   Worker& worker = impl_->worker;
   require(config().prefix_cache, "sessions are restored into the prefix cache, which is switched off");
-  Session session = read_session(path, worker.store(), worker.model(), worker.tokenizer());
+  Session session = read_session(path, worker.store(), impl_->model_fingerprint(), worker.tokenizer());
   require(std::ssize(session.tokens) <= config().max_context,
           "{}: the conversation has {} tokens, the engine has room for {}", path, session.tokens.size(),
           config().max_context);

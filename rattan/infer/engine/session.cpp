@@ -3,37 +3,21 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/stack.h>
 
-#include <cstring>
-
 #include "rattan/base/error.h"
+#include "rattan/data/checksum.h"
 #include "rattan/data/tokenizer.h"
-#include "rattan/io/crc32c.h"
 #include "rattan/io/safetensors_tensors.h"
 
 namespace rattan::infer {
 namespace session_file {
 
 constexpr const char* format = "rattan-session";
-constexpr const char* version = "1";
+constexpr const char* version = "2";
 
-uint32_t checksum(const at::Tensor& host, uint32_t crc) { return crc32c(host.const_data_ptr(), host.nbytes(), crc); }
-
-uint32_t checksum(const std::map<std::string, at::Tensor>& tensors) {
-  uint32_t crc = 0;
-  for (const auto& [name, tensor] : tensors) crc = checksum(tensor, crc);
-  return crc;
-}
-
-// Names and shapes of all parameters and the start of their values: enough to tell one training from another.
-std::string fingerprint(models::Model& model) {
-  uint32_t crc = 0;
-  model.each_param([&](const std::string& name, nn::Param& param) {
-    crc = crc32c(name.data(), name.size(), crc);
-    crc = crc32c(param.shape().data(), param.shape().size() * sizeof(int64_t), crc);
-    const at::Tensor flat = param.master().detach().flatten();
-    crc = checksum(flat.narrow(0, 0, std::min<int64_t>(256, flat.numel())).to(at::kCPU).contiguous(), crc);
-  });
-  return fmt::format("{:08x}:{}", crc, static_cast<int>(model.compute));
+std::string checksum(const std::map<std::string, at::Tensor>& tensors) {
+  Checksum sum;
+  for (const auto& [name, tensor] : tensors) sum.add(tensor.const_data_ptr(), tensor.nbytes());
+  return checksum_text(sum.value());
 }
 
 // The file's tensors by name. For reading: storage of the right types and shapes.
@@ -79,7 +63,7 @@ PrefixCache::Parts parts_of(const StateStore& store, const Session& session) {
 }
 
 void write_session(const std::filesystem::path& path, const Session& session, const StateStore& store,
-                   models::Model& model, const Tokenizer& tokenizer) {
+                   const std::string& model, const Tokenizer& tokenizer) {
   using namespace session_file;
   std::map<std::string, at::Tensor> tensors = by_name(store, session.state);
   at::Tensor ids = at::empty({static_cast<int64_t>(session.tokens.size())}, at::kInt);
@@ -87,21 +71,21 @@ void write_session(const std::filesystem::path& path, const Session& session, co
   tensors["tokens"] = ids;
   std::map<std::string, std::string> metadata = {{"format", format},
                                                  {"version", version},
-                                                 {"model", fingerprint(model)},
+                                                 {"model", model},
                                                  {"tokenizer", tokenizer.fingerprint()},
-                                                 {"checksum", fmt::format("{:08x}", checksum(tensors))}};
+                                                 {"checksum", checksum(tensors)}};
   for (const auto& [key, value] : session.notes) metadata["note." + key] = value;
   save_tensors(path, tensors, metadata);
 }
 
-Session read_session(const std::filesystem::path& path, const StateStore& store, models::Model& model,
+Session read_session(const std::filesystem::path& path, const StateStore& store, const std::string& model,
                      const Tokenizer& tokenizer) {
   using namespace session_file;
   const SafetensorsFile file(path);
   require(meta(file, "format") == format, "{}: not a saved conversation", file.source());
   require(meta(file, "version") == version, "{}: a conversation in version {} of the format; this program knows {}",
           file.source(), meta(file, "version"), version);
-  require(meta(file, "model") == fingerprint(model), "{}: saved with another model", file.source());
+  require(meta(file, "model") == model, "{}: saved with another model", file.source());
   require(meta(file, "tokenizer") == tokenizer.fingerprint(), "{}: saved with another vocabulary", file.source());
   const StoredTensor* stored = file.find("tokens");
   require(stored && stored->type == StoredType::i32 && stored->shape.size() == 1 && stored->shape[0] >= 2,
@@ -124,14 +108,21 @@ Session read_session(const std::filesystem::path& path, const StateStore& store,
     session.state.push_back(at::stack(members));
   }
   require(count == file.tensors().size(), "{}: holds tensors that this model's state does not have", file.source());
-  require(meta(file, "checksum") == fmt::format("{:08x}", checksum(all)), "{}: damaged (the checksum differs)",
-          file.source());
+  require(meta(file, "checksum") == checksum(all), "{}: damaged (the checksum differs)", file.source());
   for (int32_t id : session.tokens)
     require(id >= 0 && id < tokenizer.vocab_size(), "{}: holds the token {}, which is not in the vocabulary",
             file.source(), id);
   for (const auto& [key, value] : file.metadata())
     if (key.starts_with("note.")) session.notes[key.substr(5)] = value;
   return session;
+}
+
+bool is_session(const std::filesystem::path& path) {
+  try {
+    return session_file::meta(SafetensorsFile(path), "format") == session_file::format;
+  } catch (const Error&) {
+    return false;
+  }
 }
 
 }  // namespace rattan::infer
