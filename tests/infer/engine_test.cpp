@@ -162,6 +162,22 @@ TEST_F(EngineTest, CancellingFromTheListenerEndsTheRequest) {
   EXPECT_EQ(told, 3);
 }
 
+TEST_F(EngineTest, WhoGoesOnFromACancelledAnswerReadsNothingOfItAgain) {
+  auto e = engine();
+  std::vector<int32_t> text = ids("In the");
+  std::atomic<uint64_t> id = 0;
+  id = e->submit(plain_request(text, 100), [&](const EngineEvent& event) {
+    if (event.kind != EngineEvent::Kind::token) return;
+    while (id == 0) std::this_thread::yield();
+    text.push_back(event.token.id);
+    if (text.size() == 15) e->cancel(id);
+  });
+  while (e->stats().cancelled == 0) std::this_thread::yield();
+  while (e->stats().running > 0) std::this_thread::yield();
+  text.push_back('x');
+  EXPECT_EQ(ask(*e, plain_request(text, 1)).reused, 14) << "all but the answer's last token";
+}
+
 TEST_F(EngineTest, AFullQueueAndAStoppingEngineAreBusy) {
   EngineConfig config = small_engine(false, 1);
   config.max_waiting = 2;

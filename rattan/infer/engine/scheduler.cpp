@@ -53,6 +53,8 @@ void Scheduler::drop_cancelled() {
   std::vector<std::shared_ptr<Live>> left;
   auto cancelled = [&](const SequencePtr& s) {
     if (!s->live->cancelled) return false;
+    // An answer that was stopped is often gone on from.
+    if (s->row >= 0) keep(*s);
     park(*s);
     if (std::find(left.begin(), left.end(), s->live) == left.end()) left.push_back(s->live);
     return true;
@@ -107,8 +109,11 @@ bool Scheduler::start(Sequence& s) {
   return true;
 }
 
+// Right guesses may have been read beyond the text; a state without them is known only where it resumes.
 void Scheduler::keep(const Sequence& s) {
-  cache_.insert(std::span(s.ids).first(static_cast<std::size_t>(s.read)), s.row);
+  if (s.read > s.size() && cache_.needs_snapshots()) return;
+  const int64_t known = std::min(s.read, s.size());
+  cache_.insert(std::span(s.ids).first(static_cast<std::size_t>(known)), s.row);
 }
 
 bool Scheduler::grow(Sequence& s, int64_t tokens) {
@@ -137,12 +142,7 @@ void Scheduler::remove_finished() {
 
 void Scheduler::finish(Sequence& s, Finish finish) {
   Live& live = *s.live;
-  // Right guesses may have been read behind the end; a state without them is known only where it resumes.
-  const int64_t beyond = std::max<int64_t>(0, s.read - s.size());
-  if (beyond == 0 || !cache_.needs_snapshots()) {
-    s.read -= beyond;
-    keep(s);
-  }
+  keep(s);
   s.preempted = false;
   park(s);
   const bool last = --live.unfinished == 0;
