@@ -6,6 +6,7 @@
 
 #include "rattan/base/error.h"
 #include "rattan/cli/model_flags.h"
+#include "rattan/cli/sampling_flags.h"
 #include "rattan/infer/generator.h"
 
 namespace rattan::cli {
@@ -14,27 +15,10 @@ namespace generate_file {
 struct Flags {
   ModelFlags model;
   TextSource prompt;
-  infer::SamplerConfig sampling;
-  int64_t max_tokens = 256, samples = 1, prefill_chunk = 512;
-  uint64_t seed = 0;
-  std::vector<std::string> stop;
-  bool greedy = false, ignore_end = false, strict = false, no_graph = false, echo = false, json = false;
+  SamplingFlags sampling;
+  int64_t samples = 1, prefill_chunk = 512;
+  bool ignore_end = false, strict = false, no_graph = false, echo = false, json = false;
 };
-
-// \n, \t and \\ in a stop string, which a shell makes hard to write.
-std::string unescaped(const std::string& text) {
-  std::string out;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char next = i + 1 < text.size() ? text[i + 1] : '\0';
-    if (text[i] == '\\' && (next == 'n' || next == 't' || next == '\\')) {
-      out += next == 'n' ? '\n' : next == 't' ? '\t' : '\\';
-      ++i;
-    } else {
-      out += text[i];
-    }
-  }
-  return out;
-}
 
 std::vector<std::string> prompts(const Flags& flags) {
   const TextSource& source = flags.prompt;
@@ -49,12 +33,11 @@ std::vector<infer::Request> requests(const Flags& flags, const std::vector<std::
   for (const std::string& text : texts) {
     infer::Request request;
     request.prompt = tokenizer.encode(text);
-    request.max_tokens = flags.max_tokens;
-    request.sampling = flags.sampling;
-    if (flags.greedy) request.sampling.temperature = 0;
-    for (const std::string& stop : flags.stop) request.stop.push_back(unescaped(stop));
+    request.max_tokens = flags.sampling.max_tokens;
+    request.sampling = flags.sampling.config();
+    request.stop = flags.sampling.stops();
     request.end_token = flags.ignore_end ? -1 : tokenizer.eos();
-    request.seed = flags.seed;
+    request.seed = flags.sampling.seed;
     for (int64_t sample = 0; sample < flags.samples; ++sample) {
       request.sample = static_cast<uint64_t>(sample);
       out.push_back(request);
@@ -82,7 +65,7 @@ nlohmann::json report(const Flags& flags, const models::LoadedModel& loaded, con
   return {{"model", loaded.folder.string()},
           {"device", flags.model.device},
           {"dtype", loaded.precision},
-          {"seed", flags.seed},
+          {"seed", flags.sampling.seed},
           {"strict", flags.strict},
           {"samples", std::move(samples)},
           {"timing",
@@ -111,8 +94,8 @@ void print_all(const Flags& flags, const std::vector<std::string>& texts, const 
 
 void run(const Flags& flags) {
   require(flags.samples >= 1, "--n must be at least 1, got {}", flags.samples);
-  require(!flags.greedy || flags.samples == 1, "--greedy makes every sample the same text; leave out --n");
-  flags.sampling.validate();
+  require(!flags.sampling.greedy || flags.samples == 1, "--greedy makes every sample the same text; leave out --n");
+  flags.sampling.config();
   const std::vector<std::string> texts = prompts(flags);
   const models::LoadedModel loaded = flags.model.load();
   const Tokenizer& tokenizer = tokenizer_of(loaded);
@@ -141,30 +124,14 @@ void run(const Flags& flags) {
 
 void declare(CLI::App& verb) {
   auto flags = std::make_shared<Flags>();
-  infer::SamplerConfig& sampling = flags->sampling;
   flags->model.declare(verb);
   verb.add_option("input", flags->prompt.input, "- reads the prompt from standard input")->type_name("[-]");
   verb.add_option("--prompt", flags->prompt.texts, "the text to continue; may be given several times")
       ->take_all()
       ->allow_extra_args(false);
   verb.add_option("--prompt-file", flags->prompt.file, "a file that holds the text to continue");
-  verb.add_option("--max-tokens", flags->max_tokens, "tokens to make at most")->capture_default_str();
   verb.add_option("--n", flags->samples, "samples for each prompt, made together")->capture_default_str();
-  verb.add_flag("--greedy", flags->greedy, "always the most probable token (temperature 0)");
-  verb.add_option("--temperature", sampling.temperature, "divides the logits; 0 is greedy")->capture_default_str();
-  verb.add_option("--top-k", sampling.top_k, "sample from the k most probable tokens; 0: from all")
-      ->capture_default_str();
-  verb.add_option("--top-p", sampling.top_p, "sample from the fewest tokens whose probabilities reach this sum")
-      ->capture_default_str();
-  verb.add_option("--min-p", sampling.min_p, "sample from tokens at least this many times as probable as the best")
-      ->capture_default_str();
-  verb.add_option("--repetition-penalty", sampling.repetition_penalty, "above 1: tokens already there get less likely")
-      ->capture_default_str();
-  verb.add_option("--seed", flags->seed, "decides what is sampled")->capture_default_str();
-  verb.add_option("--stop", flags->stop,
-                  "end before this text; may be given several times (\\n, \\t, \\\\ are understood)")
-      ->take_all()
-      ->allow_extra_args(false);
+  flags->sampling.declare(verb);
   verb.add_flag("--ignore-end", flags->ignore_end, "go on after an end-of-document token");
   verb.add_flag("--no-graph", flags->no_graph, "on a GPU: launch every kernel of a step from the host");
   verb.add_flag("--strict", flags->strict,

@@ -1,13 +1,12 @@
 // rattan serve MODEL: the HTTP server.
 #include <fmt/core.h>
 
-#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "rattan/base/error.h"
-#include "rattan/cli/cuda_devices.h"
+#include "rattan/cli/engine_flags.h"
 #include "rattan/cli/model_flags.h"
 #include "rattan/serve/api.h"
 #include "rattan/serve/engine_backend.h"
@@ -20,27 +19,12 @@ struct Flags {
   ModelFlags model;
   serve::HttpConfig http;
   serve::ApiConfig api;
-  infer::EngineConfig engine;
-  std::string name, memory, keys, state_folder, max_body = "8MiB";
-  int64_t context = 0;
+  EngineFlags engine;
+  std::string name, keys, state_folder, max_body = "8MiB";
   double drain_seconds = 30;
   int tasks = 2;
-  bool no_cache = false, no_graph = false, quiet = false;
+  bool no_cache = false, quiet = false;
 };
-
-int64_t memory_of(const at::Device device) {
-  if (device.is_cuda()) {
-    const CudaReport report = cuda_report();
-    const auto index = static_cast<std::size_t>(device.has_index() ? device.index() : 0);
-    return index < report.devices.size() ? report.devices[index].memory_bytes : 0;
-  }
-  std::ifstream in("/proc/meminfo");
-  for (std::string word; in >> word;) {
-    int64_t kilobytes = 0;
-    if (word == "MemAvailable:" && in >> kilobytes) return kilobytes * 1024;
-  }
-  return 0;
-}
 
 // runs/kjv/checkpoints/step-100 is known as kjv, a folder models/small as small.
 std::string name_of(const std::filesystem::path& given) {
@@ -51,7 +35,6 @@ std::string name_of(const std::filesystem::path& given) {
 }
 
 void prepare(Flags& flags) {
-  require(flags.context >= 0, "--context must be at least 0, got {}", flags.context);
   if (!flags.keys.empty()) flags.api.keys = serve::ApiKeys::of_file(flags.keys);
   flags.api.model = flags.name.empty() ? name_of(flags.model.model) : flags.name;
   if (!flags.state_folder.empty()) {
@@ -60,8 +43,7 @@ void prepare(Flags& flags) {
     flags.api.state_folder = flags.state_folder;
   }
   flags.http.max_body = serve::memory_size(flags.max_body, 0, "--max-body");
-  flags.engine.prefix_cache = !flags.no_cache;
-  flags.engine.graph = !flags.no_graph;
+  flags.engine.config.prefix_cache = !flags.no_cache;
 }
 
 // What is served, in the order of its making.
@@ -73,15 +55,8 @@ struct Served {
 Served load(Flags& flags) {
   Served served{flags.model.load(), nullptr};
   const Tokenizer& tokenizer = tokenizer_of(served.loaded);
-  const models::LanguageModelConfig& config = served.loaded.model->config();
-  flags.engine.max_context = flags.context > 0 ? flags.context : config.context;
-  if (flags.engine.max_context > config.context)
-    warn(fmt::format("the model was trained on {} tokens; texts of up to {} may come out worse", config.context,
-                     flags.engine.max_context));
-  if (!flags.memory.empty())
-    flags.engine.memory =
-        serve::memory_size(flags.memory, memory_of(models::device_named(flags.model.device)), "--memory");
-  served.backend = std::make_unique<serve::EngineBackend>(*served.loaded.model, tokenizer, flags.engine);
+  flags.engine.settle(served.loaded, flags.model.device);
+  served.backend = std::make_unique<serve::EngineBackend>(*served.loaded.model, tokenizer, flags.engine.config);
   return served;
 }
 
@@ -131,8 +106,8 @@ void run(Flags& flags) {
     log.write("info", "ready",
               {{"address", address},
                {"model", flags.api.model},
-               {"context", flags.engine.max_context},
-               {"sequences", flags.engine.max_sequences},
+               {"context", flags.engine.config.max_context},
+               {"sequences", flags.engine.config.max_sequences},
                {"load_seconds", std::round(seconds.count() * 1e3) / 1e3}});
     server.wait_for_signal();
     log.write("info", "stopping", {{"connections", server.connections()}});
@@ -153,27 +128,13 @@ void run(Flags& flags) {
 }
 
 void declare_engine(CLI::App& verb, Flags& f) {
-  verb.add_option("--context", f.context, "tokens of prompt and answer together; 0: what the model was trained on")
-      ->capture_default_str();
-  verb.add_option("--sequences", f.engine.max_sequences, "sequences that run at the same time")
+  f.engine.declare(verb, "what --sequences take, and as much again");
+  verb.add_option("--sequences", f.engine.config.max_sequences, "sequences that run at the same time")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
-  verb.add_option("--memory", f.memory,
-                  "for states and cached prefixes: 8GiB, or 60% of the device's memory (of what is free, on a "
-                  "processor); default: what --sequences take, and as much again");
-  verb.add_option("--queue", f.engine.max_waiting, "requests that may wait; more are sent away (429)")
-      ->capture_default_str();
-  verb.add_option("--prefill", f.engine.prefill_tokens, "prompt tokens that one step reads at most")
-      ->capture_default_str();
-  verb.add_option("--snapshot-every", f.engine.snapshot_every,
-                  "tokens between snapshots of states that cannot be resumed elsewhere")
-      ->capture_default_str();
-  verb.add_option("--lookup", f.engine.lookup, "tokens a step guesses from the sequence's own past (exact); 0: none")
+  verb.add_option("--queue", f.engine.config.max_waiting, "requests that may wait; more are sent away (429)")
       ->capture_default_str();
   verb.add_flag("--no-prefix-cache", f.no_cache, "read every prompt from its start");
-  verb.add_flag("--strict", f.engine.strict,
-                "the same seed gives the same text whatever runs beside it, bit for bit; slower");
-  verb.add_flag("--no-graph", f.no_graph, "on a GPU: launch every kernel of a step from the host");
 }
 
 void declare_http(CLI::App& verb, Flags& f) {
