@@ -6,5 +6,6 @@ foreach(library sentencepiece sentencepiece_train zstd)
 endforeach()
 # The libraries behind rattan/data.
 set(RATTAN_DATA_LIBS ${RATTAN_LIB_sentencepiece} ${RATTAN_LIB_sentencepiece_train} ${RATTAN_LIB_zstd} ZLIB::ZLIB)
-# Headers alone: HTTP in rattan/serve.
+# Headers alone: HTTP in rattan/serve; the line editor of rattan/cli, which is loaded when it is wanted.
 find_path(RATTAN_BOOST boost/beast/http/parser.hpp REQUIRED)
+find_path(RATTAN_EDIT histedit.h REQUIRED)

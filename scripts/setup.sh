@@ -5,7 +5,7 @@
 build_packages=(
   g++ cmake ninja-build ccache python3-venv
   libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev
-  libsentencepiece-dev zlib1g-dev libzstd-dev libboost-dev
+  libsentencepiece-dev zlib1g-dev libzstd-dev libboost-dev libedit-dev
   libgtest-dev libgmock-dev librapidcheck-dev
   bible-kjv
 )

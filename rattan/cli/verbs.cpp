@@ -12,6 +12,7 @@ namespace rattan::cli {
   X(init)               \
   X(train)              \
   X(generate)           \
+  X(chat)               \
   X(serve)              \
   X(score)              \
   X(eval)               \

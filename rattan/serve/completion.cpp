@@ -163,22 +163,13 @@ void Completion::take_token(std::size_t part, infer::EngineEvent& event) {
   stream(std::move(choice));
 }
 
-// The tokens behind the last one that the text holds (an end token, a stop string) do not belong to it.
 void Completion::remember(const Part& part, std::size_t index) {
   const Choice& c = part.choices[index];
-  const std::vector<int32_t>& prompt = plan_.parts.front().prompt;
-  std::vector<int32_t> ids = c.ids;
-  for (int tries = 0; tries < 32 && !ids.empty(); ++tries, ids.pop_back()) {
-    std::string text;
-    for (const int32_t id : ids) text += host_.tokenizer.decode_piece(id);
-    if (text.size() < c.text.size()) return;
-    if (text != c.text) continue;
-    std::vector<int32_t> tokens = prompt;
-    // Tokens that add nothing would stand between this answer and what follows.
-    while (!ids.empty() && host_.tokenizer.decode_piece(ids.back()).empty()) ids.pop_back();
-    tokens.insert(tokens.end(), ids.begin(), ids.end());
-    return host_.memory.remember(plan_.prompt_texts.front() + c.text, std::move(tokens));
-  }
+  const auto answer = leading_tokens(c.ids, c.text, host_.tokenizer);
+  if (!answer) return;
+  std::vector<int32_t> tokens = plan_.parts.front().prompt;
+  tokens.insert(tokens.end(), answer->begin(), answer->end());
+  host_.memory.remember(plan_.prompt_texts.front() + c.text, std::move(tokens));
 }
 
 void Completion::give_up() {

@@ -3,7 +3,27 @@
 #include <algorithm>
 #include <memory>
 
+#include "rattan/infer/utf8.h"
+
 namespace rattan::serve {
+
+std::optional<std::vector<int32_t>> leading_tokens(std::vector<int32_t> ids, const std::string& text,
+                                                   const Tokenizer& tokenizer) {
+  constexpr int most = 32;  // tokens to leave out
+  for (int tries = 0; tries <= most; ++tries) {
+    std::string bytes;
+    for (const int32_t id : ids) bytes += tokenizer.decode_piece(id);
+    const std::string shown = infer::valid_utf8(bytes);
+    if (shown == text) {
+      // Tokens that add nothing would stand between this answer and what follows.
+      while (!ids.empty() && tokenizer.decode_piece(ids.back()).empty()) ids.pop_back();
+      return ids;
+    }
+    if (ids.empty() || shown.size() < text.size()) break;
+    ids.pop_back();
+  }
+  return std::nullopt;
+}
 
 void TokenMemory::remember(const std::string& text, std::vector<int32_t> tokens) {
   Entry entry{text, std::move(tokens)};

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <list>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -13,6 +14,11 @@
 #include "rattan/data/tokenizer.h"
 
 namespace rattan::serve {
+
+// Of the tokens of an answer those that its text shows: without an end token, or what belongs to a stop string. Nothing
+// if the text ends within a token.
+std::optional<std::vector<int32_t>> leading_tokens(std::vector<int32_t> ids, const std::string& text,
+                                                   const Tokenizer& tokenizer);
 
 class TokenMemory {
  public:
