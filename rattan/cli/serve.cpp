@@ -21,7 +21,7 @@ struct Flags {
   serve::ApiConfig api;
   EngineFlags engine;
   std::string name, keys, state_folder, max_body = "8MiB";
-  double drain_seconds = 30;
+  double drain_seconds = 30, stream_ms = 20;
   int tasks = 2;
   bool no_cache = false, quiet = false;
 };
@@ -42,6 +42,7 @@ void prepare(Flags& flags) {
             flags.state_folder);
     flags.api.state_folder = flags.state_folder;
   }
+  flags.api.stream_seconds = flags.stream_ms / 1e3;
   flags.http.max_body = serve::memory_size(flags.max_body, 0, "--max-body");
   flags.engine.config.prefix_cache = !flags.no_cache;
 }
@@ -82,7 +83,8 @@ void warn_of_strangers(const Flags& flags, const serve::HttpServer& server) {
 void run(Flags& flags) {
   prepare(flags);
   serve::Log log(stderr, flags.quiet);
-  serve::TaskPool pool(flags.tasks);
+  serve::TaskPool pool(flags.tasks, true);
+  flags.engine.config.after_step = [&pool] { pool.flush(); };
   serve::Api api(flags.api, pool, log);
   flags.http.gate = [&api](const serve::HttpRequest& request) { return api.gate(request); };
   flags.http.refusal = [&api](int status, const std::string& message) { return api.refusal(status, message); };
@@ -160,6 +162,11 @@ void declare_http(CLI::App& verb, Flags& f) {
       ->capture_default_str();
   verb.add_option("--request-seconds", f.api.request_seconds, "an answer may take so long")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  verb.add_option("--stream-ms", f.stream_ms,
+                  "tokens of a stream that follow one another faster are sent together, the first one at once; 0: each "
+                  "by itself")
+      ->check(CLI::Range(0.0, 1000.0))
       ->capture_default_str();
   verb.add_option("--drain-seconds", f.drain_seconds, "after SIGTERM, answers under way may take so long")
       ->check(CLI::NonNegativeNumber)

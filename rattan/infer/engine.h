@@ -44,6 +44,8 @@ struct EngineConfig {
   bool prefix_cache = true;
   bool strict = false;
   bool graph = true;  // on a GPU: record a decoding step and replay it
+  // Called on the engine's thread after every step, when listeners were told what it made; must not block or throw.
+  std::function<void()> after_step;
 };
 
 struct EngineRequest {

@@ -8,32 +8,51 @@
 
 #include "rattan/base/error.h"
 #include "rattan/base/range.h"
+#include "rattan/kernels/token_weights.h"
 
 namespace rattan::infer {
 namespace sampler_file {
 
 struct Candidate {
-  double p;  // exp(z / T - max), not divided by its sum
+  double p;  // exp((z - max) / T), not divided by its sum
   int32_t id;
 };
 
 bool more_probable(const Candidate& a, const Candidate& b) { return a.p > b.p || (a.p == b.p && a.id < b.id); }
 
-double checked_max(std::span<const float> logits) {
-  double best = -std::numeric_limits<double>::infinity();
-  for (float z : logits) {
+struct Weights {
+  std::vector<float> of;      // exp((z - max) / T); empty where they were not asked for
+  std::vector<float> blocks;  // their sums by kernels::token_block
+  double normalizer = 0;      // log sum exp z
+};
+
+// The error of a row for which there are no weights.
+[[noreturn]] void refuse(std::span<const float> logits) {
+  for (float z : logits)
     if (std::isnan(z) || z == std::numeric_limits<float>::infinity())
       fail("a logit is {}: the model's weights or its computation are damaged", z);
-    best = std::max(best, static_cast<double>(z));
-  }
-  if (std::isinf(best)) fail("no token is possible: all {} logits are -inf", logits.size());
-  return best;
+  fail("no token is possible: all {} logits are -inf", logits.size());
 }
 
-double log_sum_exp(std::span<const float> logits, double max) {
+Weights weigh(std::span<const float> logits, double temperature, bool wanted) {
+  Weights out;
+  kernels::TokenWeights args{.logits = logits.data(), .vocabulary = static_cast<int64_t>(logits.size())};
+  // Below, every other token's weight would be 0 as well.
+  args.temperature = static_cast<float>(std::max(temperature, 1e-30));
+  if (wanted) {
+    out.of.resize(logits.size());
+    out.blocks.resize((logits.size() + kernels::token_block - 1) / kernels::token_block);
+    args.weights = out.of.data();
+    args.block_sums = out.blocks.data();
+  }
+  float highest = 0;
   double sum = 0;
-  for (float z : logits) sum += std::exp(z - max);
-  return max + std::log(sum);
+  args.highest = &highest;
+  args.sum = &sum;
+  kernels::token_weights(args);
+  if (std::isinf(highest) || !(sum > 0)) refuse(logits);
+  out.normalizer = highest + std::log(sum);
+  return out;
 }
 
 bool changes(const Past& past, const SamplerConfig& config) {
@@ -66,17 +85,34 @@ std::vector<float> changed_by(std::span<const float> logits, const Past& past, c
   return z;
 }
 
-// top-p and min-p; `c` is sorted by falling probability.
-void restrict(std::vector<Candidate>& c, const SamplerConfig& config) {
-  if (config.top_p < 1) {
-    double sum = 0, reached = 0;
-    for (const Candidate& x : c) sum += x.p;
-    std::size_t n = 0;
-    while (n < c.size() && (n == 0 || reached < config.top_p * sum)) reached += c[n++].p;
-    c.resize(n);
+// The fewest of the most probable whose share of the sum reaches p; they are sorted by falling probability. Mostly
+// these are few, so no more than the first of them are sorted.
+void keep_share(std::vector<Candidate>& c, double p) {
+  double sum = 0, reached = 0;
+  for (const Candidate& x : c) sum += x.p;
+  std::size_t n = 0;
+  for (std::size_t sorted = 0, end = 64; n == sorted && n < c.size(); sorted = end, end *= 4) {
+    end = std::min(end, c.size());
+    const auto first = c.begin() + static_cast<std::ptrdiff_t>(sorted),
+               last = c.begin() + static_cast<std::ptrdiff_t>(end);
+    std::partial_sort(first, last, c.end(), more_probable);
+    while (n < end && (n == 0 || reached < p * sum)) reached += c[n++].p;
   }
-  const double least = config.min_p * c.front().p;
-  while (c.back().p < least) c.pop_back();
+  c.resize(n);
+}
+
+std::vector<Candidate> candidates(const std::vector<float>& weights, const SamplerConfig& config) {
+  std::vector<Candidate> c;
+  for (std::size_t i = 0; i < weights.size(); ++i)
+    if (weights[i] > 0) c.push_back({weights[i], static_cast<int32_t>(i)});
+  if (config.top_k > 0 && config.top_k < std::ssize(c)) {
+    std::partial_sort(c.begin(), c.begin() + config.top_k, c.end(), more_probable);
+    c.resize(static_cast<std::size_t>(config.top_k));
+  }
+  if (config.top_p < 1) keep_share(c, config.top_p);
+  const double least = config.min_p * std::min_element(c.begin(), c.end(), more_probable)->p;
+  std::erase_if(c, [&](const Candidate& x) { return x.p < least; });
+  return c;
 }
 
 int32_t draw(const std::vector<Candidate>& c, Rng& rng) {
@@ -87,10 +123,24 @@ int32_t draw(const std::vector<Candidate>& c, Rng& rng) {
     left -= x.p;
     if (left < 0) return x.id;
   }
+  return c.back().id;  // rounding can leave a rest at the very end of the sum
+}
+
+int32_t draw(const Weights& w, Rng& rng) {
+  double sum = 0;
+  for (float x : w.blocks) sum += x;
+  double left = rng.uniform() * sum;
+  std::size_t block = 0;
+  while (block + 1 < w.blocks.size() && left >= w.blocks[block]) left -= w.blocks[block++];
+  std::size_t last = 0;
+  for (std::size_t i = block * kernels::token_block; i < w.of.size(); ++i) {
+    if (w.of[i] == 0) continue;
+    left -= w.of[last = i];
+    if (left < 0) return static_cast<int32_t>(i);
+  }
   // Rounding can leave a rest at the very end of the sum.
-  for (auto x = c.rbegin(); x != c.rend(); ++x)
-    if (x->p > 0) return x->id;
-  return c.front().id;
+  if (w.of[last] == 0) last = static_cast<std::size_t>(std::max_element(w.of.begin(), w.of.end()) - w.of.begin());
+  return static_cast<int32_t>(last);
 }
 
 }  // namespace sampler_file
@@ -122,33 +172,19 @@ void SamplerConfig::validate() const {
 
 Choice choose(std::span<const float> logits, const Past& past, const SamplerConfig& config, Rng& rng) {
   using namespace sampler_file;
-  const double raw_max = checked_max(logits);
-  const double normalizer = log_sum_exp(logits, raw_max);
+  const bool drawn = config.temperature > 0, changed = changes(past, config);
+  Weights w = weigh(logits, config.temperature, drawn && !changed);
+  const double normalizer = w.normalizer;
   auto result = [&](int32_t id) { return Choice{id, logits[static_cast<std::size_t>(id)] - normalizer}; };
-
-  std::vector<float> changed;
+  std::vector<float> own;
   std::span<const float> z = logits;
-  if (changes(past, config)) {
-    changed = changed_by(logits, past, config);
-    z = changed;
-    checked_max(z);
+  if (changed) {
+    z = own = changed_by(logits, past, config);
+    w = weigh(z, config.temperature, drawn);
   }
-  const auto best = std::max_element(z.begin(), z.end());
-  if (config.temperature == 0) return result(static_cast<int32_t>(best - z.begin()));
-
-  const double max = *best;
-  std::vector<Candidate> c(z.size());
-  for (std::size_t i = 0; i < z.size(); ++i)
-    c[i] = {std::exp((z[i] - max) / config.temperature), static_cast<int32_t>(i)};
-  if (config.top_k > 0 || config.top_p < 1 || config.min_p > 0) {
-    if (config.top_k > 0 && config.top_k < static_cast<int64_t>(c.size())) {
-      std::nth_element(c.begin(), c.begin() + config.top_k, c.end(), more_probable);
-      c.resize(config.top_k);
-    }
-    std::sort(c.begin(), c.end(), more_probable);
-    restrict(c, config);
-  }
-  return result(draw(c, rng));
+  if (!drawn) return result(static_cast<int32_t>(std::max_element(z.begin(), z.end()) - z.begin()));
+  if (config.top_k == 0 && config.top_p >= 1 && config.min_p == 0) return result(draw(w, rng));
+  return result(draw(candidates(w.of, config), rng));
 }
 
 std::vector<Choice> most_probable(std::span<const float> logits, int64_t n) {
@@ -165,7 +201,7 @@ std::vector<Choice> most_probable(std::span<const float> logits, int64_t n) {
 }
 
 std::vector<Choice> probabilities(std::span<const float> logits, std::span<const int32_t> ids) {
-  const double normalizer = sampler_file::log_sum_exp(logits, sampler_file::checked_max(logits));
+  const double normalizer = sampler_file::weigh(logits, 1, false).normalizer;
   std::vector<Choice> out;
   for (int32_t id : ids) out.push_back({id, logits[static_cast<std::size_t>(id)] - normalizer});
   return out;

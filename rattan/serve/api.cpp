@@ -227,6 +227,7 @@ void Api::run(CompletionPlan plan, const CommonParams& params, const std::shared
   plan.include_usage = params.include_usage;
   plan.token_ids = params.token_ids;
   plan.seconds = config_.request_seconds;
+  plan.stream_seconds = config_.stream_seconds;
   const CompletionHost host{*model().backend, *model().tokenizer, pool_, memory_, log_};
   std::make_shared<Completion>(host, std::move(plan), reply)->start();
 }

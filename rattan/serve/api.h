@@ -22,6 +22,7 @@ struct ApiConfig {
   std::filesystem::path state_folder;  // of /state/save and /state/restore; empty: they are off
   bool log_prompts = false;
   double request_seconds = 600;
+  double stream_seconds = 0;     // CompletionPlan
   std::size_t max_tasks = 1024;  // requests that wait to be parsed
 };
 

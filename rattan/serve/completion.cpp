@@ -18,7 +18,8 @@ Completion::Completion(CompletionHost host, CompletionPlan plan, std::shared_ptr
                    .count()),
       began_(std::chrono::steady_clock::now()),
       parts_(plan_.parts.size()),
-      open_parts_(plan_.parts.size()) {
+      open_parts_(plan_.parts.size()),
+      stream_frame_(stream_frame()) {
   for (Part& part : parts_) {
     part.choices.resize(static_cast<std::size_t>(plan_.best_of));
     part.open = plan_.best_of;
@@ -55,7 +56,8 @@ void Completion::arrive(std::size_t part, const infer::EngineEvent& event) {
   arrived_.push_back({part, event});
   if (working_) return;
   working_ = true;
-  host_.pool.post([self = shared_from_this()] { self->work_off(); });
+  auto work = [self = shared_from_this()] { self->work_off(); };
+  part < parts_.size() ? host_.pool.gather(std::move(work)) : host_.pool.post(std::move(work));
 }
 
 // One thread at a time: `working_` is set from the first event until none is left.
@@ -99,11 +101,12 @@ void Completion::take(std::size_t part, infer::EngineEvent& event) {
   p.choices[index].finish = event.finish == infer::Finish::length ? "length" : "stop";
   if (plan_.chat) remember(p, index);
   if (plan_.stream) {
+    send_held(part, index);
     nlohmann::json choice = {{"index", static_cast<int64_t>(part) * plan_.n + event.choice},
                              {"finish_reason", p.choices[index].finish},
                              {"logprobs", nullptr}};
     plan_.chat ? choice["delta"] = nlohmann::json::object() : choice["text"] = "";
-    stream(std::move(choice));
+    stream(choice);
   }
   if (--p.open == 0 && --open_parts_ == 0) complete();
 }
@@ -127,12 +130,12 @@ void Completion::take_prompt(std::size_t part, infer::EngineEvent& event) {
                              {"logprobs", nullptr}};
     if (plan_.chat) {
       choice["delta"] = {{"role", "assistant"}, {"content", ""}};
-      stream(std::move(choice));
+      stream(choice);
     } else if (plan_.echo) {
       choice["text"] = plan_.prompt_texts[part];
       if (plan_.logprobs)
         choice["logprobs"] = completion_logprobs(host_.tokenizer, p.prompt_reports, true, p.choices[i].offset);
-      stream(std::move(choice));
+      stream(choice);
     }
   }
 }
@@ -149,18 +152,29 @@ void Completion::take_token(std::size_t part, infer::EngineEvent& event) {
     if (plan_.logprobs) c.reports.push_back({event.token, std::move(event.top)});
     return;
   }
-  if (event.text.empty() && !plan_.logprobs && !plan_.token_ids) return;
-  nlohmann::json choice = {{"index", static_cast<int64_t>(part) * plan_.n + event.choice},
+  c.held_text += event.text;
+  if (plan_.token_ids) c.held_ids.push_back(event.token.id);
+  if (plan_.logprobs) c.held_reports.push_back({event.token, std::move(event.top)});
+  const auto now = std::chrono::steady_clock::now();
+  if (std::chrono::duration<double>(now - c.sent).count() < plan_.stream_seconds) return;
+  c.sent = now;
+  send_held(part, static_cast<std::size_t>(event.choice));
+}
+
+void Completion::send_held(std::size_t part, std::size_t index) {
+  Choice& c = parts_[part].choices[index];
+  if (c.held_text.empty() && c.held_reports.empty() && c.held_ids.empty()) return;
+  nlohmann::json choice = {{"index", static_cast<int64_t>(part) * plan_.n + static_cast<int64_t>(index)},
                            {"finish_reason", nullptr},
                            {"logprobs", nullptr}};
   if (plan_.logprobs) {
-    const std::vector<TokenReport> one{{event.token, std::move(event.top)}};
-    choice["logprobs"] =
-        plan_.chat ? chat_logprobs(host_.tokenizer, one) : completion_logprobs(host_.tokenizer, one, false, c.offset);
+    choice["logprobs"] = plan_.chat ? chat_logprobs(host_.tokenizer, c.held_reports)
+                                    : completion_logprobs(host_.tokenizer, c.held_reports, false, c.offset);
   }
-  if (plan_.token_ids) choice["token_ids"] = {event.token.id};
-  plan_.chat ? choice["delta"] = {{"content", event.text}} : choice["text"] = event.text;
-  stream(std::move(choice));
+  if (plan_.token_ids) choice["token_ids"] = c.held_ids;
+  plan_.chat ? choice["delta"] = {{"content", c.held_text}} : choice["text"] = c.held_text;
+  c.held_text.clear(), c.held_ids.clear(), c.held_reports.clear();
+  stream(choice);
 }
 
 void Completion::remember(const Part& part, std::size_t index) {

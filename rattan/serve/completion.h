@@ -26,6 +26,8 @@ struct CompletionPlan {
   int64_t n = 1, best_of = 1;
   bool echo = false, logprobs = false, stream = false, include_usage = false, token_ids = false;
   double seconds = 600;  // for the whole
+  // Tokens of a stream that follow one another faster are sent together, at most so late; 0: each by itself.
+  double stream_seconds = 0;
 };
 
 // What outlives requests.
@@ -52,6 +54,11 @@ class Completion : public std::enable_shared_from_this<Completion> {
     double logprob = 0;
     int64_t offset = 0;
     const char* finish = nullptr;
+    // Of a stream: what is still to be sent, and when something was.
+    std::string held_text;
+    std::vector<int32_t> held_ids;
+    std::vector<TokenReport> held_reports;
+    std::chrono::steady_clock::time_point sent{};
   };
   struct Part {
     std::vector<Choice> choices;
@@ -69,16 +76,18 @@ class Completion : public std::enable_shared_from_this<Completion> {
   void take(std::size_t part, infer::EngineEvent& event);
   void take_prompt(std::size_t part, infer::EngineEvent& event);
   void take_token(std::size_t part, infer::EngineEvent& event);
+  void send_held(std::size_t part, std::size_t choice);
   void complete();
   void fail(int status, const std::string& message);
   void give_up();  // cancels what still runs; nothing more is answered
   void remember(const Part& part, std::size_t index);
 
   nlohmann::json frame(const char* object) const;
+  std::string stream_frame() const;
   nlohmann::json choice_json(std::size_t part, std::size_t from, int64_t index);
   nlohmann::json usage() const;
-  void stream(nlohmann::json choice);
-  void stream_event(const nlohmann::json& event);
+  void stream(const nlohmann::json& choice);
+  void stream_event(const std::string& event);
   void note_end(const char* how);
 
   const CompletionHost host_;
@@ -88,6 +97,7 @@ class Completion : public std::enable_shared_from_this<Completion> {
   const std::chrono::steady_clock::time_point began_;
   std::vector<Part> parts_;
   std::size_t open_parts_;
+  const std::string stream_frame_;  // what the events of a stream have in common: all behind their choices
   double first_token_seconds_ = -1;
   bool begun_ = false;
 

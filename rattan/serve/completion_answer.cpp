@@ -72,7 +72,7 @@ void Completion::complete() {
       nlohmann::json last = frame(plan_.chat ? "chat.completion.chunk" : "text_completion");
       last["choices"] = nlohmann::json::array();
       last["usage"] = usage();
-      stream_event(last);
+      stream_event(completion_answer_file::dump(last));
     }
     reply_->write("data: [DONE]\n\n");
     reply_->end();
@@ -118,20 +118,23 @@ void Completion::fail(int status, const std::string& message) {
   note_end("failed");
 }
 
-void Completion::stream(nlohmann::json choice) {
+std::string Completion::stream_frame() const {
   nlohmann::json event = frame(plan_.chat ? "chat.completion.chunk" : "text_completion");
-  event["choices"] = nlohmann::json::array({std::move(choice)});
   if (plan_.include_usage) event["usage"] = nullptr;
-  stream_event(event);
+  return completion_answer_file::dump(event).substr(1);  // behind "{"
 }
 
-void Completion::stream_event(const nlohmann::json& event) {
+void Completion::stream(const nlohmann::json& choice) {
+  stream_event("{\"choices\":[" + completion_answer_file::dump(choice) + "]," + stream_frame_);
+}
+
+void Completion::stream_event(const std::string& event) {
   if (!begun_) {
     begun_ = true;
     // Proxies must pass events on as they come.
     reply_->begin({200, "", "text/event-stream", {{"Cache-Control", "no-cache"}, {"X-Accel-Buffering", "no"}}});
   }
-  reply_->write("data: " + completion_answer_file::dump(event) + "\n\n");  // if the client is gone, on_gone says so
+  reply_->write("data: " + event + "\n\n");  // if the client is gone, on_gone says so
 }
 
 }  // namespace rattan::serve

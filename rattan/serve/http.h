@@ -51,6 +51,15 @@ class Reply {
   virtual void on_gone(std::function<void()> gone) = 0;
 };
 
+// While one lives, what Replies are told on its thread is passed on to the I/O thread in one go, at its end.
+class ReplyBatch {
+ public:
+  ReplyBatch();
+  ~ReplyBatch();
+  ReplyBatch(const ReplyBatch&) = delete;
+  ReplyBatch& operator=(const ReplyBatch&) = delete;
+};
+
 using HttpHandler = std::function<void(HttpRequest, std::shared_ptr<Reply>)>;  // on the I/O thread: must not block
 // Sees a request before its body is read; an answer refuses it.
 using HttpGate = std::function<std::optional<HttpResponse>(const HttpRequest&)>;

@@ -73,7 +73,8 @@ void engine(Writer& w, const infer::EngineStats& s) {
   for (const auto& [reason, number] : s.cache_misses)
     w.value(fmt::format("rattan_cache_misses_total{{reason=\"{}\"}}", label(reason)), number);
   w.one("rattan_cache_evictions_total", "counter", "Cached prefixes that gave way.", s.cache_evictions);
-  w.one("rattan_state_bytes", "gauge", "Bytes of the states of running sequences.", s.state_bytes);
+  w.one("rattan_state_bytes", "gauge", "Bytes of sequences' states; free slots keep theirs until it is needed.",
+        s.state_bytes);
   w.one("rattan_cache_bytes", "gauge", "Bytes of cached prefixes.", s.cache_bytes);
   w.one("rattan_memory_bytes", "gauge", "Bytes that states and cached prefixes may take.", s.memory);
   w.histogram("rattan_time_to_first_token_seconds", "From a request's arrival to its first token.",

@@ -1,8 +1,10 @@
 #include "rattan/serve/task_pool.h"
 
+#include "rattan/serve/http.h"
+
 namespace rattan::serve {
 
-TaskPool::TaskPool(int threads) {
+TaskPool::TaskPool(int threads, bool gathers) : gathers_(gathers) {
   for (int i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
 }
 
@@ -15,10 +17,11 @@ void TaskPool::stop() {
   for (std::thread& thread : threads_) thread.join();
   threads_.clear();
   std::deque<Task> tasks;
+  std::vector<Task> gathered;
   std::multimap<std::chrono::steady_clock::time_point, Task> later;
   {
     const std::lock_guard lock(mutex_);
-    tasks.swap(tasks_), later.swap(later_);
+    tasks.swap(tasks_), gathered.swap(gathered_), later.swap(later_);
   }
 }
 
@@ -39,6 +42,25 @@ void TaskPool::after(double seconds, Task task) {
     later_.emplace(at, std::move(task));
   }
   changed_.notify_one();
+}
+
+void TaskPool::gather(Task task) {
+  if (!gathers_) return post(std::move(task));
+  const std::lock_guard lock(mutex_);
+  if (!ended_) gathered_.push_back(std::move(task));
+}
+
+void TaskPool::flush() {
+  std::vector<Task> gathered;
+  {
+    const std::lock_guard lock(mutex_);
+    if (gathered_.empty()) return;
+    gathered.swap(gathered_);
+  }
+  post([gathered = std::move(gathered)] {
+    const ReplyBatch batch;
+    for (const Task& task : gathered) task();
+  });
 }
 
 std::size_t TaskPool::waiting() const {

@@ -14,12 +14,17 @@ namespace rattan::serve {
 class TaskPool {
  public:
   using Task = std::function<void()>;  // must not throw
-  explicit TaskPool(int threads);
+  // `gathers`: what gather() is given waits for flush().
+  explicit TaskPool(int threads, bool gathers = false);
   ~TaskPool() { stop(); }
   void stop();  // waits for what runs; what waits is dropped, and what comes later too
 
   void post(Task task);
   void after(double seconds, Task task);
+  // What is gathered runs as one task, one after the other, and wakes one thread and the I/O thread once: a step of the
+  // engine brings news for many answers. Where the pool does not gather, the same as post().
+  void gather(Task task);
+  void flush();
   std::size_t waiting() const;
 
  private:
@@ -27,7 +32,9 @@ class TaskPool {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
+  const bool gathers_;
   std::deque<Task> tasks_;
+  std::vector<Task> gathered_;
   std::multimap<std::chrono::steady_clock::time_point, Task> later_;
   std::vector<std::thread> threads_;
   bool ended_ = false;

@@ -82,6 +82,24 @@ TEST_F(ApiTest, CompletionStreams) {
   EXPECT_EQ(usage["completion_tokens"], 6);
 }
 
+TEST_F(ApiTest, TokensThatComeFastAreSentTogether) {
+  ApiConfig config;
+  config.model = "tiny";
+  config.stream_seconds = 1000;
+  restart(config);
+  const auto events = post("/v1/completions", R"({"prompt":"abc","max_tokens":6,"stream":true,"logprobs":1,
+                                                 "return_token_ids":true})")
+                          ->events();
+  ASSERT_EQ(events.size(), 3u) << "the first token at once, the others together, the end";
+  const json first = events[0]["choices"][0], others = events[1]["choices"][0], end = events[2]["choices"][0];
+  EXPECT_EQ(first["text"], "a");
+  EXPECT_EQ(others["text"], "bcabc");
+  EXPECT_EQ(others["token_ids"], json({98, 99, 97, 98, 99}));
+  EXPECT_EQ(others["logprobs"]["tokens"], json({"b", "c", "a", "b", "c"}));
+  EXPECT_EQ(others["logprobs"]["text_offset"], json({1, 2, 3, 4, 5}));
+  EXPECT_EQ(end["finish_reason"], "length");
+}
+
 TEST_F(ApiTest, ChatAnswersAndStreams) {
   const char* body = R"({"messages":[{"role":"system","content":"S"},{"role":"user","content":"Hi"}],"max_tokens":4,
                          "logprobs":true,"top_logprobs":2)";

@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <numeric>
+#include <thread>
 
 #include "rattan/base/error.h"
 #include "rattan/base/files.h"
@@ -123,6 +125,27 @@ TEST(TaskPool, RunsWhatIsPostedAndWhatIsDue) {
   EXPECT_EQ(now, 100);
   EXPECT_EQ(later, 1);
   EXPECT_EQ(never, 0);
+}
+
+TEST(TaskPool, WhatIsGatheredWaitsForTheFlushAndKeepsItsOrder) {
+  std::vector<int> order;
+  std::atomic<bool> last{false};
+  TaskPool pool(2, true);
+  for (int i = 0; i < 50; ++i) pool.gather([&order, i] { order.push_back(i); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_TRUE(order.empty()) << "nothing may run before the flush";
+  pool.gather([&last] { last = true; });
+  pool.flush();
+  for (int i = 0; i < 2000 && !last; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(last);
+  std::vector<int> want(50);
+  std::iota(want.begin(), want.end(), 0);
+  EXPECT_EQ(order, want);
+  std::atomic<bool> at_once{false};
+  TaskPool plain(1);
+  plain.gather([&at_once] { at_once = true; });
+  for (int i = 0; i < 2000 && !at_once; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(at_once);
 }
 
 }  // namespace rattan::serve

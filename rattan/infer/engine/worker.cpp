@@ -192,6 +192,7 @@ void Worker::run() {
       scheduler_.fail_all(error.what());
     }
     publish();
+    if (config_.after_step) config_.after_step();
   }
 }
 

@@ -15,6 +15,7 @@
 #include "rattan/kernels/rat.h"
 #include "rattan/kernels/rms_norm.h"
 #include "rattan/kernels/rope.h"
+#include "rattan/kernels/token_weights.h"
 
 #if defined(__x86_64__)
 #define RATTAN_KERNEL_PLAIN(function, Args)                                                        \
@@ -63,5 +64,6 @@ RATTAN_KERNEL(quantize_rows, QuantizeRows)
 RATTAN_KERNEL(rat_forward, RatForward)
 RATTAN_KERNEL(rat_backward, RatBackward)
 RATTAN_KERNEL(rope, Rope)
+RATTAN_KERNEL_PLAIN(token_weights, TokenWeights)
 
 }  // namespace rattan::kernels
