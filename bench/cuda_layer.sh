@@ -30,7 +30,7 @@ layer() {
     2>"$out/$name.txt" || { cat "$out/$name.txt" >&2 && return 1; }
   echo "$name: $out/$name.json"
 }
-wide=(--d-model 2048 --heads 16 --seconds 1 --budget 3)
+wide=(--d-model 2048 --heads 16 --seconds 1 --budget 2)
 all=rat:16,rnn,attention:torch,products
 
 for part in "${parts[@]}"; do

@@ -23,7 +23,7 @@ if [[ $device == cpu ]]; then
   fp8=fp8_emulated
 else
   "$rattan" bench layer --device "$device" --dtype bf16 --d-model 2048 --heads 16 --groups 2 --tokens 262144 \
-    --seq 4096 --mode train,prefill --mixers rat:16,products --against rat:16 --fp8 --seconds 3 --budget 20 --json \
+    --seq 4096 --mode train,prefill --mixers rat:16,products --against rat:16 --fp8 --seconds 2 --budget 4 --json \
     >"$out/layer.json"
 fi
 for seed in "${seeds[@]}"; do

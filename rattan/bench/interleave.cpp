@@ -56,10 +56,13 @@ std::vector<Timing> interleave(const std::vector<Candidate>& candidates, const B
     }
   }
   const int64_t most = n == 0 ? 0 : *std::max_element(rounds.begin(), rounds.end());
+  // There and back: at a power limit the clock depends on what ran before, which must not always be the same candidate.
   for (int64_t round = 0; round < most; ++round)
-    for (size_t i = 0; i < n; ++i)
+    for (size_t place = 0; place < n; ++place) {
+      const size_t i = round % 2 ? n - 1 - place : place;
       if ((round + 1) * rounds[i] / most > round * rounds[i] / most)
         seconds[i].push_back(time_of(candidates[i], repeats[i]));
+    }
   std::vector<Timing> out;
   for (auto& times : seconds) out.push_back(summarize(std::move(times)));
   return out;

@@ -23,11 +23,22 @@ void few_rows_linear(const FewRowsLinear<float>& a);
 void few_rows_linear(const FewRowsLinear<bf16>& a);
 
 namespace cuda {
-// Device pointers. Only for what takes_few_rows(): at most `few_rows` rows, x and w of 16-byte units.
-bool takes_few_rows(const FewRowsLinear<bf16>& a);
-void few_rows_linear(const FewRowsLinear<bf16>& a, void* stream);
-// sum += x w^T, which is not rounded in between; a.y is not used.
-void add_few_rows_linear(const FewRowsLinear<bf16>& a, const RowsRef<float>& sum, void* stream);
+// How the product begins and ends, beside its plain form.
+struct FewRowsEnds {
+  // With norm_weight [in]: row r of x is bf16(s / sqrt(mean(s^2) + eps) * norm_weight) of norm_x's row s, and a.x is
+  // not used. At most few_rows_norm rows of few_rows_norm_width columns: each block makes them anew, one after another.
+  RowsRef<const float> norm_x;
+  const float* norm_weight = nullptr;
+  float eps = 0;
+  bool gelu = false;   // y = bf16(gelu(bf16(x w^T))), gelu(u) = u Phi(u)
+  RowsRef<float> sum;  // sum += x w^T, which is not rounded in between; a.y is not used
+};
+inline constexpr int64_t few_rows_norm = 2, few_rows_norm_width = 2048;
+
+// Device pointers. Only for what takes_few_rows(): at most `few_rows` rows, x (or norm_x and norm_weight) and w of
+// 16-byte units.
+bool takes_few_rows(const FewRowsLinear<bf16>& a, const FewRowsEnds& ends = {});
+void few_rows_linear(const FewRowsLinear<bf16>& a, void* stream, const FewRowsEnds& ends = {});
 }  // namespace cuda
 
 }  // namespace rattan::kernels

@@ -33,6 +33,12 @@ at::Tensor Block::input_of(const Branch& branch, Stream& stream) const {
   return branch.norm->join(stream, *compute_);
 }
 
+std::optional<ops::NormToCome> Block::left_to_the_product(const Branch& branch, const Stream& stream) const {
+  const bool takes = branch.place == Place::pre && branch.fn->traits().enters_by_linear;
+  if (!takes || stream.pending.defined() || !ops::joins_norm(stream.x, *compute_)) return std::nullopt;
+  return branch.norm->to_come(*compute_);
+}
+
 Stream* Block::offered(const Branch& branch, Stream& stream, const Call& call) const {
   const bool plain = branch.place == Place::pre && branch.join->adds() && (branch.dropout == 0 || !call.training());
   return plain && stream.owned && branch.fn->traits().adds_to_stream ? &stream : nullptr;
@@ -65,10 +71,12 @@ void Block::forward(Stream& stream, Call& call) {
 void Block::extend(Stream& stream, State& state, Call& call) {
   for (size_t i = 0; i < branches_.size(); ++i) {
     const Branch& branch = branches_[i];
-    const at::Tensor input = input_of(branch, stream);
+    const auto norm = left_to_the_product(branch, stream);
+    const at::Tensor input = norm ? stream.x : input_of(branch, stream);
+    call.norm = norm ? &*norm : nullptr;
     call.stream = offered(branch, stream, call);
     at::Tensor y = branch.fn->extend(input, state.child[names_[i]], call);
-    call.stream = nullptr;
+    call.stream = nullptr, call.norm = nullptr;
     leave(branch, stream, std::move(y), call, i);
   }
 }

@@ -2,6 +2,7 @@
 // an empty state. A stack is a plan of slots over blocks, so that blocks can be shared over depth.
 #pragma once
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "rattan/nn/mixer.h"
@@ -46,6 +47,8 @@ class Block : public Module {
 
  private:
   at::Tensor input_of(const Branch& branch, Stream& stream) const;
+  // The norm of this branch, where its first product may make it in passing.
+  std::optional<ops::NormToCome> left_to_the_product(const Branch& branch, const Stream& stream) const;
   // The stream, where the branch may add its output to it itself.
   Stream* offered(const Branch& branch, Stream& stream, const Call& call) const;
   void leave(const Branch& branch, Stream& stream, at::Tensor y, Call& call, size_t index);

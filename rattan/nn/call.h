@@ -9,6 +9,7 @@
 #include "rattan/nn/layout.h"
 #include "rattan/nn/sink.h"
 #include "rattan/nn/state.h"
+#include "rattan/ops/ops.h"
 
 namespace rattan::nn {
 
@@ -55,6 +56,10 @@ struct Call {
   // The residual stream, where the mixer may add its output to it in place and return an undefined tensor
   // (Linear::join). Offered only to mixers whose traits say that they take it; nullptr elsewhere.
   Stream* stream = nullptr;
+
+  // In extend: the norm that the input has not had yet, since the mixer's first product makes it in passing
+  // (Linear::enter); the input is then the stream in fp32. Only for mixers whose traits say that they take it.
+  const ops::NormToCome* norm = nullptr;
 
   // Who attends: nullptr is the default core (core.h).
   AttentionCore* core = nullptr;

@@ -1,7 +1,6 @@
 #include "rattan/nn/ffn.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/gelu.h>
 #include <ATen/ops/silu.h>
 
 #include "rattan/ops/ops.h"
@@ -22,21 +21,21 @@ class Ffn : public Mixer {
   }
 
   at::Tensor forward(const at::Tensor& x, Call& call) override {
-    if (!call.layout.has_padding()) return down_.join(hidden(x), x, call);
-    const at::Tensor y = down_(hidden(x));
+    if (!call.layout.has_padding()) return down_.join(hidden(x, call), x, call);
+    const at::Tensor y = down_(hidden(x, call));
     return y * call.layout.valid().view({x.size(0), x.size(1), 1}).to(y.scalar_type());
   }
   at::Tensor extend(const at::Tensor& x, State&, Call& call) override { return forward(x, call); }
-  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
+  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true, .enters_by_linear = true}; }
   double flops_per_token(int64_t) const override {
     return up_.flops() + down_.flops() + (gate_ ? gate_->flops() : 0.0);
   }
 
  private:
-  at::Tensor hidden(const at::Tensor& x) const {
-    const at::Tensor up = up_(x);
-    if (x.scalar_type() == at::kDouble) return gate_ ? at::silu((*gate_)(x)) * up : at::gelu(up);
-    return gate_ ? ops::swiglu((*gate_)(x), up) : ops::gelu(up);
+  at::Tensor hidden(const at::Tensor& x, const Call& call) const {
+    if (!gate_) return up_.enter(x, call, /*gelu=*/true);
+    const at::Tensor up = up_.enter(x, call), gate = gate_->enter(x, call);
+    return x.scalar_type() == at::kDouble ? at::silu(gate) * up : ops::swiglu(gate, up);
   }
 
   Linear up_, down_;

@@ -1,5 +1,7 @@
 #include "rattan/nn/linear.h"
 
+#include <ATen/ops/gelu.h>
+
 #include "rattan/base/error.h"
 #include "rattan/nn/stream.h"
 #include "rattan/ops/ops.h"
@@ -13,6 +15,14 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
   if (fp8_ == ops::Fp8::off) return ops::linear(x, weight_.weight(x.scalar_type()));
   const at::Tensor weight = weight_(x.scalar_type());
   return ops::fp8_linear(x, weight, fp8_, weight_.fp8_rows(weight));
+}
+
+at::Tensor Linear::enter(const at::Tensor& x, const Call& call, bool gelu) const {
+  const ops::NormToCome* norm = call.norm;
+  if (norm && fp8_ == ops::Fp8::off) return ops::norm_linear(x, *norm, weight_(norm->dtype), gelu);
+  const at::Tensor y = (*this)(norm ? std::get<1>(ops::add_rms_norm(x, {}, norm->weight, norm->eps, norm->dtype)) : x);
+  if (!gelu) return y;
+  return y.scalar_type() == at::kDouble ? at::gelu(y) : ops::gelu(y);
 }
 
 at::Tensor Linear::join(const at::Tensor& x, const at::Tensor& like, Call& call) const {

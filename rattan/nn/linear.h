@@ -10,6 +10,8 @@ class Linear : public Module {
  public:
   Linear(int64_t in, int64_t out, double init_std);
   at::Tensor operator()(const at::Tensor& x) const;  // [..., in] -> [..., out] in x's type
+  // The first map of a mixer that takes call.norm, then gelu if asked.
+  at::Tensor enter(const at::Tensor& x, const Call& call, bool gelu = false) const;
   // The last map of a mixer: [..., in] -> the shape of `like`, or undefined where it was added to the
   // stream that the call offers.
   at::Tensor join(const at::Tensor& x, const at::Tensor& like, Call& call) const;

@@ -29,8 +29,9 @@ struct Traits {
   bool linear = false;         // linear in its input for a fixed gate: linear_system is given
   bool batch_coupled = false;  // rows of a batch influence each other
   bool needs_source = false;
-  bool takes_steps = false;     // extend takes layouts without segments (Layout::step)
-  bool adds_to_stream = false;  // takes call.stream; one that hands its call on to others must not say so
+  bool takes_steps = false;       // extend takes layouts without segments (Layout::step)
+  bool adds_to_stream = false;    // takes call.stream; one that hands its call on to others must not say so
+  bool enters_by_linear = false;  // takes call.norm: extend does nothing with its input but Linear::enter
 };
 
 // h_t = exp(log_lambda_t) h_{t-1} + b_t v_t,  y_t = c_t h_t + d_t x_t, with the output map apart.

@@ -3,6 +3,7 @@
 #pragma once
 #include "rattan/nn/module.h"
 #include "rattan/nn/stream.h"
+#include "rattan/ops/ops.h"
 
 namespace rattan::nn {
 
@@ -11,6 +12,8 @@ class RmsNorm : public Module {
   RmsNorm(int64_t dim, double eps);
   // Adds what is pending to the stream and returns its norm in `dtype`.
   at::Tensor join(Stream& stream, at::ScalarType dtype) const;
+  // The norm alone, for whoever makes it later.
+  ops::NormToCome to_come(at::ScalarType dtype) const { return {weight_(at::kFloat), eps_, dtype}; }
 
  private:
   Param& weight_;

@@ -4,6 +4,8 @@
 
 #include <optional>
 
+#include "rattan/ops/ops.h"
+
 namespace rattan::ops {
 
 // x weight^T as ops::linear gives it, where a FewRowsScope (ops.h) lives on this thread, nothing is differentiated and
@@ -13,5 +15,10 @@ std::optional<at::Tensor> few_rows_linear(const at::Tensor& x, const at::Tensor&
 // sum += x weight^T, in place and without rounding the product, under the same conditions; on CUDA alone, sum
 // contiguous fp32. Whether it was done.
 bool add_few_rows_linear(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight);
+
+// x weight^T for the rows that `norm` (ops.h) makes of a stream x, then, if asked, gelu; under the same conditions, on
+// CUDA alone.
+std::optional<at::Tensor> few_rows_norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight,
+                                               bool gelu);
 
 }  // namespace rattan::ops

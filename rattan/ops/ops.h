@@ -34,7 +34,8 @@ RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Ten
               const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk, int64_t rows, int64_t ends,
               const std::optional<RatCarry>& carry);
 // The same on a state that is updated in place ([R, E, H, p] and [R, H, p]); not differentiable. `step`: every chunk is
-// one token and sees no end that this call writes, as when each sequence gets its next token; then it takes one kernel.
+// one token and sees no end that this call writes, as when each sequence gets its next token; then it takes one kernel,
+// which in a recorded graph reads state and tables while the launch before it, the one that makes proj, is still busy.
 at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
                       const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
                       RatCarry& state, bool step = false);
@@ -60,6 +61,16 @@ at::Tensor linear(const at::Tensor& x, const Weight& weight);
 // a b of matrices, like at::mm, by the same choice.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b);
 void product_into(at::Tensor c, const at::Tensor& a, const at::Tensor& b);  // c = a b, written in place
+// A norm whose product comes next: rows are s / sqrt(mean(s^2) + eps) * weight, rounded to `dtype`.
+struct NormToCome {
+  at::Tensor weight;  // fp32 [D]
+  double eps = 0;
+  at::ScalarType dtype = at::kFloat;
+};
+// linear(norm(x), weight), then gelu if asked, for x fp32 [..., D]; no operator and not differentiable. One kernel
+// where joins_norm(x, dtype) says so, which is within a FewRowsScope alone.
+at::Tensor norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight, bool gelu = false);
+bool joins_norm(const at::Tensor& x, at::ScalarType dtype);
 // sum + x weight^T, written over `sum`, for sum fp32 [..., out] and x [..., in], weight [out, in] in bf16: the product
 // is not rounded before it is added. `branch` stands for the product: it holds nothing, and the gradient that
 // rms_norm_after gives it, already rounded, is the product's. Nothing, and nothing is done, where that does not pay

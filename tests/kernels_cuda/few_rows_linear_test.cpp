@@ -55,7 +55,9 @@ TEST(FewRowsCuda, MatchFloat64) {
                    [&](int64_t r, int64_t o) { return to_double(got.at(r, o)); });
     DeviceRows<float> sum(Rows<float>(rows, out, 5), rows);
     ASSERT_EQ(cudaMemset(sum.data(), 0, static_cast<std::size_t>(rows * (out + 5) * 4)), cudaSuccess);
-    for (int i = 0; i < 2; ++i) cuda::add_few_rows_linear(a, sum.ref(), nullptr);
+    cuda::FewRowsEnds ends;
+    ends.sum = sum.ref();
+    for (int i = 0; i < 2; ++i) cuda::few_rows_linear(a, nullptr, ends);
     const Rows<float>& twice = sum.pull();
     expect_product(x.host(), w.host(), rows, in, out, rounding<float>(),
                    [&](int64_t r, int64_t o) { return to_double(twice.at(r, o)) / 2; });
@@ -81,12 +83,65 @@ TEST(FewRowsCuda, ARowDoesNotDependOnItsNeighbors) {
   }
 }
 
+// The norm is rounded to bf16 before the product and the product before gelu, as in kernels of their own.
+TEST(FewRowsCuda, NormAndGeluInPassingAreTheFormula) {
+  RATTAN_NEEDS_GPU();
+  uint64_t seed = 300;
+  for (auto [rows, in, out] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+           {1, 2048, 300}, {2, 256, 100}, {2, 2048, 65}, {1, 40, 9}, {2, 1032, 4400}}) {
+    SCOPED_TRACE(::testing::Message() << "seed " << seed << ": " << rows << " x " << in << " x " << out);
+    Rng rng(seed++);
+    const auto stream = normal_on_device<float>(rng, rows, in, 4), weight = normal_on_device<float>(rng, 1, in);
+    const auto w = normal_on_device<bf16>(rng, out, in, 16, 0.1);
+    cuda::FewRowsEnds ends;
+    ends.norm_x = stream.view(), ends.norm_weight = weight.data(), ends.eps = 1e-5f;
+    Rows<bf16> x(rows, in);
+    for (int64_t r = 0; r < rows; ++r) {
+      double squares = 0;
+      for (int64_t k = 0; k < in; ++k) squares += std::pow(to_double(stream.host().at(r, k)), 2);
+      for (int64_t k = 0; k < in; ++k)
+        x.at(r, k) =
+            from_double<bf16>(to_double(stream.host().at(r, k)) / std::sqrt(squares / static_cast<double>(in) + 1e-5) *
+                              to_double(weight.host().at(0, k)));
+    }
+    for (bool gelu : {false, true}) {
+      ends.gelu = gelu;
+      Device y(rows, out, 3);
+      FewRowsLinear<bf16> a;
+      a.rows = rows, a.in = in, a.out = out, a.w = w.view(), a.y = y.ref();
+      ASSERT_TRUE(cuda::takes_few_rows(a, ends));
+      cuda::few_rows_linear(a, nullptr, ends);
+      EXPECT_TRUE(y.pull().padding_untouched());
+      for (int64_t r = 0; r < rows; ++r) {
+        for (int64_t o = 0; o < out; ++o) {
+          double expected = 0, size = 0;
+          for (int64_t k = 0; k < in; ++k) {
+            const double term = to_double(x.at(r, k)) * to_double(w.host().at(o, k));
+            expected += term, size += std::abs(term);
+          }
+          // A rounding of x to bf16 may fall to the other side; few do, and they have both signs: a hundredth of a unit
+          // of all terms. gelu's slope is at most 1.13.
+          const double slack = allowed(size, expected, rounding<bf16>()) + 0.01 * rounding<bf16>() * size;
+          if (gelu) expected *= 0.5 * std::erfc(-expected / std::sqrt(2.0));
+          ASSERT_NEAR(to_double(y.host().at(r, o)), expected, 1.13 * slack + rounding<bf16>() * std::abs(expected))
+              << r << ", " << o << (gelu ? ", gelu" : "");
+        }
+      }
+    }
+  }
+}
+
 TEST(FewRowsCuda, RefuseWhatIsNotOfUnits) {
   RATTAN_NEEDS_GPU();
   const Device x(17, 256), w(8, 256), y(17, 8), odd(8, 256, 3);
   EXPECT_FALSE(cuda::takes_few_rows(call_of(x, w, y, 17, 256, 8)));
   EXPECT_FALSE(cuda::takes_few_rows(call_of(x, odd, y, 3, 256, 8)));
   EXPECT_FALSE(cuda::takes_few_rows(call_of(x, w, y, 3, 250, 8)));
+  const DeviceRows<float> stream(3, 4096);
+  cuda::FewRowsEnds ends;
+  ends.norm_x = stream.view(), ends.norm_weight = stream.data();
+  EXPECT_FALSE(cuda::takes_few_rows(call_of(x, w, y, 1, 4096, 8), ends)) << "wider than few_rows_norm_width";
+  EXPECT_FALSE(cuda::takes_few_rows(call_of(x, w, y, 3, 2048, 8), ends)) << "more than few_rows_norm";
 }
 
 // In a recording a product reads its weight while the one before still makes its rows.

@@ -12,6 +12,7 @@
 #include "rattan/base/config.h"
 #include "rattan/nn/ffn.h"
 #include "rattan/nn/mixers/registry.h"
+#include "rattan/ops/ops.h"
 #include "tests/nn/mixer_fixture.h"
 
 namespace rattan::nn::block_test_file {
@@ -65,6 +66,36 @@ TEST_P(BlockExtends, LikeForward) {
     Stream expected = whole;
     EXPECT_LE((stream.resolve() - expected.resolve()).abs().max().item<double>(), allowed) << "owned " << owned;
     EXPECT_TRUE(x.equal(before)) << "a stream that is not owned was written";
+  }
+}
+
+// As decoding steps are taken: with few rows a norm is left to the product after it, where there is a kernel for both.
+TEST_P(BlockExtends, TokenByTokenLikeForward) {
+  const auto [device, type] = GetParam();
+  if (device.is_cuda() && !at::hasCUDA()) GTEST_SKIP() << "no GPU";
+  at::NoGradGuard no_grad;
+  Built built(type, device);
+  const int64_t steps = 40, few = 2;
+  const at::Tensor x = at::randn({few, steps, d_model}, at::TensorOptions().dtype(at::kFloat).device(device));
+  const Layout plain = Layout::uniform(few, steps, device);
+  Call forward{plain};
+  Stream whole{x};
+  built.block.forward(whole, forward);
+  const at::Tensor expected = whole.resolve();
+  State state = make_state(built.block.state_spec(), few, steps, type, device);
+  ops::FewRowsScope few_rows;
+  EXPECT_EQ(ops::joins_norm(x.narrow(1, 0, 1), built.compute), device.is_cuda() && type == at::kBFloat16);
+  for (int64_t t = 0; t < steps; ++t) {
+    std::vector<Segment> segments;
+    for (int32_t row = 0; row < few; ++row)
+      segments.push_back({.row = row, .end = 1, .pos0 = static_cast<int32_t>(t), .from = t == 0 ? -1 : row, .to = row});
+    const Layout layout(few, 1, segments, device);
+    Call call{layout};
+    Stream stream{x.narrow(1, t, 1).clone(), {}, {}, true};
+    built.block.extend(stream, state, call);
+    EXPECT_EQ(call.norm, nullptr);
+    const double difference = (stream.resolve() - expected.narrow(1, t, 1)).abs().max().item<double>();
+    ASSERT_LE(difference, type == at::kBFloat16 ? 0.1 : 1e-4) << "token " << t;  // as above
   }
 }
 

@@ -1,5 +1,6 @@
 // Elementwise: one thread takes one 16-byte piece of a row (one element where rows are not 16-byte aligned).
 #include "rattan/kernels/activation.h"
+#include "rattan/kernels/cuda/activation.cuh"
 #include "rattan/kernels/cuda/dependent_launch.cuh"
 #include "rattan/kernels/cuda/device.cuh"
 #include "rattan/kernels/cuda/launch.h"
@@ -9,11 +10,11 @@ namespace rattan::kernels::cuda {
 namespace activation_file {
 
 constexpr int kThreads = 256;
-constexpr float kInvSqrt2 = 0.70710678118654752f, kInvSqrt2Pi = 0.39894228040143268f;
+constexpr float kInvSqrt2Pi = 0.39894228040143268f;
 
 template <Activation kind>
 __device__ float value(float a, float b) {
-  if constexpr (kind == Activation::gelu) return 0.5f * a * (1.0f + erff(a * kInvSqrt2));
+  if constexpr (kind == Activation::gelu) return gelu(a);
   const float s = sigmoid(a);
   if constexpr (kind == Activation::swiglu) return a * s * b;
   return s * b;
@@ -22,7 +23,7 @@ __device__ float value(float a, float b) {
 template <Activation kind>
 __device__ void gradient(float a, float b, float d, float& da, float& db) {
   if constexpr (kind == Activation::gelu) {
-    const float phi = 0.5f * (1.0f + erff(a * kInvSqrt2));
+    const float phi = normal_cdf(a);
     da = d * (phi + a * kInvSqrt2Pi * expf(-0.5f * a * a));
     db = 0;
     return;

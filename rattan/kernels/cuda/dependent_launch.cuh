@@ -3,7 +3,8 @@
 //
 // Kernels are launched so only where a graph is recorded. There everything that is made once exists already, so a
 // kernel may read weights before wait_for_stream(); all else that it reads or writes comes after. A kernel calls
-// release_next() after its own wait: whoever starts then knows that all but its predecessor is done.
+// release_next() after its own wait: whoever starts then knows that all but its predecessor is done. (A product that
+// adds itself to the stream calls it before: few_rows_linear.cu.)
 #pragma once
 #include <cuda_runtime.h>
 
@@ -30,12 +31,18 @@ __device__ inline void release_next() {
 template <class... Parameters, class... Arguments>
 void launch_dependent(const char* name, void (*kernel)(Parameters...), dim3 grid, unsigned threads, unsigned shared,
                       cudaStream_t stream, Arguments&&... arguments) {
+  const bool starts_early = may_start_early(stream);
+  // Kernels that are to stand side by side on a multiprocessor must agree on how its memory is divided: else it is
+  // first emptied.
+  if (starts_early) {
+    cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared);
+  }
   cudaLaunchAttribute early;
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid, config.blockDim = dim3(threads), config.dynamicSmemBytes = shared, config.stream = stream;
-  config.attrs = &early, config.numAttrs = may_start_early(stream) ? 1 : 0;
+  config.attrs = &early, config.numAttrs = starts_early ? 1 : 0;
   cudaLaunchKernelEx(&config, kernel, static_cast<Arguments&&>(arguments)...);
   check_launch(name);
 }

@@ -1,7 +1,8 @@
 // RAT forward of a decoding step: every chunk is one token and sees no end that this call writes. One kernel: gates,
 // running states, chunk end, rotated query, attention over the ends, local entry, output gate. One block a token and
 // head; where those are too few to fill a device, a block a part of the ends, of which the first keeps the states, and
-// a second kernel that merges. All that a block reads is asked for as soon as its chunk is known.
+// a second kernel that merges. All that a block reads is asked for as soon as its chunk is known; in a recording that
+// is while the launch before, which makes the projections and nothing else that is read here, is still busy.
 #include "rattan/kernels/cuda/dependent_launch.cuh"
 #include "rattan/kernels/cuda/interval_rows.cuh"
 #include "rattan/kernels/cuda/rat_stages.h"
@@ -40,25 +41,34 @@ struct Channels {
     }
   }
 
-  __device__ void load(const RatForward<T>& a, const RatChunk& c, int head, bool keeps_state) {
-    const RatColumns columns(a.shape);
+  // What is there before the token's projections are.
+  __device__ void load_memory(const RatForward<T>& a, const RatChunk& c, int head, bool keeps_state) {
     const int dim = static_cast<int>(a.shape.dim), half = dim / 2;
-    const int64_t own = int64_t{head} * dim, of_group = head % a.shape.groups * dim;
-    const T* token = at(a.proj, c.begin);
     each(dim, [&](int i, int channel) {
-      query[i] = as_float(token[columns.q + of_group + channel]);
       cos[i] = 1, sin[i] = 0;  // a channel without a partner (odd dim) stays
       if (a.cos && channel < 2 * half) {
         const int64_t angle = int64_t{c.position} * half + (channel < half ? channel : channel - half);
         cos[i] = a.cos[angle], sin[i] = channel < half ? -a.sin[angle] : a.sin[angle];
       }
       if (!keeps_state) return;
-      key[i] = as_float(token[columns.k + of_group + channel]);
-      value[i] = as_float(token[columns.v + own + channel]);
-      gate[i] = as_float(token[columns.g + own + channel]) + a.gate_bias[own + channel];
-      out_gate[i] = as_float(token[columns.z + own + channel]);
+      gate[i] = a.gate_bias[int64_t{head} * dim + channel];
       old_key[i] = c.from >= 0 ? at(a.running_k, c.from, head)[channel] : 0.0f;
       old_value[i] = c.from >= 0 ? at(a.running_v, c.from, head)[channel] : 0.0f;
+    });
+  }
+
+  __device__ void load_token(const RatForward<T>& a, const RatChunk& c, int head, bool keeps_state) {
+    const RatColumns columns(a.shape);
+    const int dim = static_cast<int>(a.shape.dim);
+    const int64_t own = int64_t{head} * dim, of_group = head % a.shape.groups * dim;
+    const T* token = at(a.proj, c.begin);
+    each(dim, [&](int i, int channel) {
+      query[i] = as_float(token[columns.q + of_group + channel]);
+      if (!keeps_state) return;
+      key[i] = as_float(token[columns.k + of_group + channel]);
+      value[i] = as_float(token[columns.v + own + channel]);
+      gate[i] += as_float(token[columns.g + own + channel]);
+      out_gate[i] = as_float(token[columns.z + own + channel]);
     });
   }
 
@@ -90,8 +100,6 @@ __global__ void __launch_bounds__(warps * 32, row_blocks<T>(warps, C)) kernel(St
   constexpr int width = lanes * C, threads = warps * 32;
   __shared__ RowSums<lanes, C, warps> sums;
   __shared__ Vectors<width, warps> v;
-  wait_for_stream();
-  release_next();
   const RatForward<T>& a = p.a;
   const int heads = static_cast<int>(a.shape.heads), dim = static_cast<int>(a.shape.dim);
   const int chunk = static_cast<int>(blockIdx.x) / heads, head = static_cast<int>(blockIdx.x) - chunk * heads;
@@ -99,11 +107,14 @@ __global__ void __launch_bounds__(warps * 32, row_blocks<T>(warps, C)) kernel(St
   const int64_t count = c.slot - c.first, pair = blockIdx.x;
   const bool keeps_state = blockIdx.y == 0;
   Channels<T, threads, width> x;
-  x.load(a, c, head, keeps_state);
+  x.load_memory(a, c, head, keeps_state);
   const HeadsRef<const T> ends_k{a.ends_k.data, a.ends_k.row, a.ends_k.head};
   const HeadsRef<const T> ends_v{a.ends_v.data, a.ends_v.row, a.ends_v.head};
   RowKeys<T, lanes, C, warps> keys(ends_k, ends_v, head, c.first + count * blockIdx.y / gridDim.y,
                                    c.first + count * (blockIdx.y + 1) / gridDim.y, dim, p.vector);
+  wait_for_stream();
+  release_next();
+  x.load_token(a, c, head, keeps_state);
   float dot = 0;
   x.each(dim, [&](int i, int channel) {
     v.query[channel] = x.query[i];

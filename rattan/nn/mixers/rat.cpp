@@ -87,13 +87,14 @@ at::Tensor Rat::forward(const at::Tensor& x, Call& call) {
 }
 
 at::Tensor Rat::extend(const at::Tensor& x, State& state, Call& call) {
-  const at::Tensor proj = in_proj_(x).view({-1, 3 * d_model_ + 2 * options_.n_groups * dim_});
   Memory memory = memory_of(state);
   if (!memory.ends_k.defined()) fail("extend needs a state made from state_spec()");
+  // Tables first: the launch before a step's mixing must be the projection (ops::rat_extend).
   RatChunks chunks = rat_chunks(call.layout, options_.chunk, memory.ends_k.size(1));
   chunks.rows = memory.ends_k.size(0);
+  auto [cos, sin] = tables(chunks, x.device());
+  const at::Tensor proj = in_proj_.enter(x, call).view({-1, 3 * d_model_ + 2 * options_.n_groups * dim_});
   if (fused(proj, call)) {
-    auto [cos, sin] = tables(chunks, proj.device());
     ops::RatCarry storage{memory.ends_k, memory.ends_v, memory.running_k, memory.running_v};
     const at::Tensor mixed = ops::rat_extend(proj, gate_bias_(at::kFloat), chunks.table, cos, sin, options_.n_heads,
                                              options_.n_groups, options_.chunk, storage, chunks.step);

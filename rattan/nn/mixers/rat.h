@@ -25,7 +25,7 @@ class Rat : public Mixer {
   at::Tensor forward(const at::Tensor& x, Call& call) override;
   at::Tensor extend(const at::Tensor& x, State& state, Call& call) override;
   StateSpec state_spec() const override;
-  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
+  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true, .enters_by_linear = true}; }
   double flops_per_token(int64_t tokens) const override;
 
  private:

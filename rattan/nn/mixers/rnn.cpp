@@ -55,13 +55,13 @@ class Rnn : public Mixer {
     return spec;
   }
 
-  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
+  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true, .enters_by_linear = true}; }
   double flops_per_token(int64_t) const override { return in_proj_.flops() + out_proj_.flops(); }
 
  private:
   // sigmoid(z') * h of every token, and h after the segments.
   std::pair<at::Tensor, at::Tensor> mix(const at::Tensor& x, const at::Tensor& before, const Call& call) const {
-    const auto parts = in_proj_(x).view({-1, 3 * d_model_}).split(d_model_, 1);
+    const auto parts = in_proj_.enter(x, call).view({-1, 3 * d_model_}).split(d_model_, 1);
     auto [h, after] = gated_scan(parts[1], parts[2], gate_bias_, call.layout, before);
     const at::Tensor gated = x.scalar_type() == at::kDouble ? at::sigmoid(parts[0]) * h : ops::sigmoid_mul(parts[0], h);
     return {gated, after};

@@ -58,9 +58,10 @@ SoftmaxAttention::SoftmaxAttention(const AttentionSettings& settings, const Mixe
   child("out_proj", out_proj_);
 }
 
-SoftmaxAttention::Heads SoftmaxAttention::project(const at::Tensor& x, const Layout& layout) const {
+SoftmaxAttention::Heads SoftmaxAttention::project(const at::Tensor& x, const Call& call) const {
+  const Layout& layout = call.layout;
   const int64_t kv_width = settings_.n_kv_heads * dim_;
-  const at::Tensor proj = in_proj_(x).view({-1, d_model_ + 2 * kv_width});
+  const at::Tensor proj = in_proj_.enter(x, call).view({-1, d_model_ + 2 * kv_width});
   const auto parts = proj.split_with_sizes({kv_width, d_model_, kv_width}, 1);
   auto heads = [&](const at::Tensor& part) { return part.unflatten(1, {part.size(1) / dim_, dim_}); };
   Heads h{heads(parts[1]), heads(parts[2]), heads(parts[0])};
@@ -82,7 +83,7 @@ at::Tensor SoftmaxAttention::attend(const at::Tensor& x, const at::Tensor& q, co
 
 at::Tensor SoftmaxAttention::forward(const at::Tensor& x, Call& call) {
   using softmax_attention_file::seen;
-  const Heads h = project(x, call.layout);
+  const Heads h = project(x, call);
   if (!call.carry) return attend(x, h.q, {h.k, h.v}, call.layout.mask(settings_.window), false, call);
   const int64_t rows = std::max<int64_t>(1, call.layout.state_rows());
   const at::Tensor old_k = softmax_attention_file::or_undefined(*call.carry, "k");
@@ -111,7 +112,7 @@ at::Tensor SoftmaxAttention::forward(const at::Tensor& x, Call& call) {
 
 at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& call) {
   using softmax_attention_file::seen;
-  const Heads h = project(x, call.layout);
+  const Heads h = project(x, call);
   if (state.t.empty()) fail("extend needs a state made from state_spec()");
   at::Tensor &cache_k = state.t.at("k"), &cache_v = state.t.at("v");
   const int64_t rows = cache_k.size(0), entries = cache_k.size(1);

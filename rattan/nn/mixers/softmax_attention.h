@@ -27,14 +27,14 @@ class SoftmaxAttention : public Mixer {
   at::Tensor forward(const at::Tensor& x, Call& call) override;
   at::Tensor extend(const at::Tensor& x, State& state, Call& call) override;
   StateSpec state_spec() const override;
-  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true}; }
+  Traits traits() const override { return {.takes_steps = true, .adds_to_stream = true, .enters_by_linear = true}; }
   double flops_per_token(int64_t tokens) const override;
 
  private:
   struct Heads {
     at::Tensor q, k, v;  // [N, H or Hkv, p], rotated
   };
-  Heads project(const at::Tensor& x, const Layout& layout) const;
+  Heads project(const at::Tensor& x, const Call& call) const;
   at::Tensor attend(const at::Tensor& x, const at::Tensor& q, const KvView& kv, const MaskSpec& mask, bool extending,
                     Call& call) const;
 
