@@ -34,7 +34,7 @@ def good(rng, shared):
     body["prompt"] = prompts if len(prompts) > 1 else prompts[0]
     if rng.random() < 0.3:
         body.update(logprobs=rng.randint(0, 3), echo=rng.random() < 0.5)
-    elif rng.random() < 0.2:
+    elif rng.random() < 0.2 and "ignore_eos" not in body:
         body["response_format"] = {"type": "regex", "pattern": "[a-d]{2,6}(, [0-9]+)*"}
     return "/v1/completions", body
 
@@ -76,6 +76,6 @@ def smuggled(rng):
         b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n2\n{}\r\n0\r\n\r\n",
         b"Transfer-Encoding: chunked\r\n\r\n-2\r\n{}\r\n0\r\n\r\n",
-        b"X: a\nContent-Length: 2\r\n\r\n{}", b" folded: 1\r\nContent-Length: 2\r\n\r\n{}",
+        b"X: a\nContent-Length: 2\r\n\r\n{}",
     ])
     return head + shape + b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -42,6 +42,9 @@ void Completion::start() {
     give_up();
     throw ApiError(400, error.what());
   }
+  // Until here no event was taken, so that a refusal could still be answered.
+  host_.pool.gather([self] { self->work_off(); });
+  host_.pool.flush();
   reply_->on_gone([self] { self->arrive(kGone, {}); });
   host_.pool.after(plan_.seconds, [weak = std::weak_ptr<Completion>(self)] {
     if (const auto late = weak.lock()) late->arrive(kLate, {});
@@ -56,8 +59,8 @@ void Completion::arrive(std::size_t part, const infer::EngineEvent& event) {
   arrived_.push_back({part, event});
   if (working_) return;
   working_ = true;
-  auto work = [self = shared_from_this()] { self->work_off(); };
-  part < parts_.size() ? host_.pool.gather(std::move(work)) : host_.pool.post(std::move(work));
+  host_.pool.gather([self = shared_from_this()] { self->work_off(); });
+  if (part >= parts_.size()) host_.pool.flush();  // the engine flushes after its step
 }
 
 // One thread at a time: `working_` is set from the first event until none is left.

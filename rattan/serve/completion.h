@@ -104,7 +104,7 @@ class Completion : public std::enable_shared_from_this<Completion> {
   std::mutex mutex_;  // of what follows
   std::deque<Arrived> arrived_;
   std::vector<uint64_t> requests_;
-  bool working_ = false, over_ = false;
+  bool working_ = true, over_ = false;  // start() counts as work
 };
 
 }  // namespace rattan::serve

@@ -51,16 +51,29 @@ void TaskPool::gather(Task task) {
 }
 
 void TaskPool::flush() {
-  std::vector<Task> gathered;
   {
     const std::lock_guard lock(mutex_);
-    if (gathered_.empty()) return;
-    gathered.swap(gathered_);
+    if (ended_ || flushing_ || gathered_.empty()) return;
+    flushing_ = true;
+    tasks_.emplace_back([this] { run_gathered(); });
   }
-  post([gathered = std::move(gathered)] {
+  changed_.notify_one();
+}
+
+void TaskPool::run_gathered() {
+  for (;;) {
+    std::vector<Task> gathered;
+    {
+      const std::lock_guard lock(mutex_);
+      if (gathered_.empty()) {
+        flushing_ = false;
+        return;
+      }
+      gathered.swap(gathered_);
+    }
     const ReplyBatch batch;
     for (const Task& task : gathered) task();
-  });
+  }
 }
 
 std::size_t TaskPool::waiting() const {

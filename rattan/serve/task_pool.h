@@ -21,14 +21,16 @@ class TaskPool {
 
   void post(Task task);
   void after(double seconds, Task task);
-  // What is gathered runs as one task, one after the other, and wakes one thread and the I/O thread once: a step of the
-  // engine brings news for many answers. Where the pool does not gather, the same as post().
+  // What is gathered runs as one task, in order, and wakes one thread and the I/O thread once: a step of the engine
+  // brings news for many answers. Never do two threads run what was gathered, so that what one of them told a Reply is
+  // passed on before what the next one tells it. Where the pool does not gather, the same as post().
   void gather(Task task);
   void flush();
   std::size_t waiting() const;
 
  private:
   void work();
+  void run_gathered();
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
@@ -37,7 +39,7 @@ class TaskPool {
   std::vector<Task> gathered_;
   std::multimap<std::chrono::steady_clock::time_point, Task> later_;
   std::vector<std::thread> threads_;
-  bool ended_ = false;
+  bool ended_ = false, flushing_ = false;
 };
 
 }  // namespace rattan::serve

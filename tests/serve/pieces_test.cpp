@@ -141,6 +141,20 @@ TEST(TaskPool, WhatIsGatheredWaitsForTheFlushAndKeepsItsOrder) {
   std::vector<int> want(50);
   std::iota(want.begin(), want.end(), 0);
   EXPECT_EQ(order, want);
+  // However often it is flushed, what was gathered first has run before what was gathered later starts.
+  std::atomic<int> running{0}, most{0}, done{0};
+  for (int i = 0; i < 200; ++i) {
+    pool.gather([&] {
+      most = std::max<int>(most, ++running);
+      std::this_thread::yield();
+      --running;
+      ++done;
+    });
+    pool.flush();
+  }
+  for (int i = 0; i < 2000 && done < 200; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(done, 200);
+  EXPECT_EQ(most, 1);
   std::atomic<bool> at_once{false};
   TaskPool plain(1);
   plain.gather([&at_once] { at_once = true; });
