@@ -2,7 +2,6 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/argmax.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/logsumexp.h>
 #include <ATen/ops/zeros.h>
@@ -100,12 +99,11 @@ void DecodeStep::compute() {
   logits_ = model_.head().logits(h, call);
   if (config_.greedy > 0) {
     const at::Tensor known = logits_.narrow(1, 0, std::min(config_.greedy, logits_.size(1)));
-    const at::Tensor best = known.argmax(-1);
+    ops::argmax_into(ids_, known);
     if (config_.logprobs) {
       const at::Tensor wide = known.to(at::kDouble);
-      logprobs_.copy_(wide.gather(1, best.unsqueeze(1)).squeeze(1) - at::logsumexp(wide, {1}));
+      logprobs_.copy_(wide.gather(1, ids_.unsqueeze(1)).squeeze(1) - at::logsumexp(wide, {1}));
     }
-    ids_.copy_(best);
   }
   positions_.add_(advance_);
 }

@@ -101,6 +101,9 @@ at::Tensor gelu(const at::Tensor& x);                              // erf form; 
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);   // differentiable
 at::Tensor sigmoid_mul(const at::Tensor& z, const at::Tensor& y);  // differentiable
 
+// index [N] (int64) = the index of the largest element of each row of x [N, V], the first of several on a GPU.
+void argmax_into(const at::Tensor& index, const at::Tensor& x);
+
 // Sum over rows of weight * cross-entropy(h W^T, target), rows with target < 0 left out, without ever holding
 // all logits: h [N, D], W [V, D], target int64 [N], weight fp32 [N] or undefined -> fp32 scalar. Differentiable
 // in h and W.

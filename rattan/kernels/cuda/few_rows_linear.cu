@@ -170,6 +170,10 @@ __global__ void __launch_bounds__(threads, upper ? 2 : 3)
   };
   int turn = 0;
   for (int64_t first = int64_t{blockIdx.x} * columns; first < a.out; first += int64_t{gridDim.x} * columns) {
+    const int r = static_cast<int>(threadIdx.x) / columns;
+    const int64_t column = first + threadIdx.x % columns;
+    const bool writes = r < rows && column < a.out;
+    const float before = ends.sum.data && writes ? at(ends.sum, r)[column] : 0.0f;
     float d[2][4] = {};
     for (int step = 0; step < steps; step += group) {
       if (!loaded) {
@@ -196,14 +200,12 @@ __global__ void __launch_bounds__(threads, upper ? 2 : 3)
       part[warp][(row + i / 2 * 8) * columns + lane % 4 * 2 + i % 2] = d[0][i] + d[1][i];
     }
     __syncthreads();
-    const int i = threadIdx.x, r = i / columns;
-    const int64_t column = first + i % columns;
-    if (i >= rows * columns || column >= a.out) continue;
-    float y = 0;
+    if (!writes) continue;
+    float y = before;
 #pragma unroll
-    for (int w = 0; w < warps; ++w) y += part[w][i];
+    for (int w = 0; w < warps; ++w) y += part[w][threadIdx.x];
     if (ends.sum.data) {
-      at(ends.sum, r)[column] += y;
+      at(ends.sum, r)[column] = y;
     } else {
       const bf16 rounded = from_float<bf16>(y);
       at(a.y, r)[column] = ends.gelu ? from_float<bf16>(gelu(as_float(rounded))) : rounded;
