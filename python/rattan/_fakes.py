@@ -52,6 +52,31 @@ def rat_extend(proj: Tensor, gate_bias: Tensor, *_):
     return proj.new_empty((proj.shape[0], gate_bias.numel()))
 
 
+@register_fake("rattan::rat_step_cached_")
+def rat_step_cached(proj: Tensor, gate_bias: Tensor, *_):
+    return proj.new_empty((proj.shape[0], gate_bias.numel()))
+
+
+@register_fake("rattan::cache_store_")
+def cache_store(codes: Tensor, exponents: Tensor, x: Tensor, source: Optional, to: Tensor):
+    return None
+
+
+@register_fake("rattan::cache_load")
+def cache_load(codes: Tensor, exponents: Tensor, source: Tensor, dtype: torch.dtype):
+    return codes.new_empty((source.shape[0], *codes.shape[1:]), dtype=dtype)
+
+
+@register_fake("rattan::cache_round")
+def cache_round(x: Tensor):
+    return x.new_empty(x.shape)
+
+
+@register_fake("rattan::attention_cached")
+def attention_cached(q: Tensor, *_):
+    return q.new_empty(q.shape)
+
+
 @register_fake("rattan::gated_scan")
 def gated_scan(x: Tensor, gate: Tensor, gate_bias: Tensor, table: Tensor, initial: Optional, rows: int):
     return x.new_empty(x.shape), x.new_empty((rows, x.shape[1]), dtype=torch.float32)

@@ -26,7 +26,15 @@ void repeat_rows(nn::State& state, int64_t from) {
 }  // namespace fill_file
 
 void fill_random(nn::State& state) {
-  for (auto& [name, tensor] : state.t) tensor.normal_();
+  for (auto& [name, tensor] : state.t) {
+    if (tensor.scalar_type() == at::kChar) {
+      tensor.random_(-127, 128);
+    } else if (tensor.scalar_type() == at::kByte) {
+      tensor.fill_(121);  // exponents: codes times 2^-6
+    } else {
+      tensor.normal_();
+    }
+  }
   for (auto& [name, child] : state.child) fill_random(child);
 }
 

@@ -32,6 +32,7 @@ struct LayerBench {
   std::string note;     // goes into the report
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
+  bool cache_in_8_bits = false;  // keys and values of states, but around torch's attention
   Budget budget;
 };
 

@@ -72,6 +72,11 @@ struct LayerCase::After : torch::autograd::Function<After> {
   }
 };
 
+nn::StateSpec spec_of(const nn::Block& block, const LayerBench& config, const std::string& name) {
+  const nn::StateSpec spec = block.state_spec();
+  return config.cache_in_8_bits && !name.starts_with("attention:torch") ? spec.in_8_bits() : spec;
+}
+
 void build_layer(nn::Block& block, const LayerBench& config, const std::string& name, uint64_t seed) {
   nn::MixerConfig mixer;
   ConfigTree::from_text(mixer_options(name, config), "mixer " + name).read(mixer);
@@ -100,8 +105,9 @@ LayerCase::LayerCase(const LayerBench& config, const std::string& name, int64_t 
   anchor_ = at::zeros({1}).set_requires_grad(true);
   const int64_t rows = std::min(batch * tokens_, layer_case_file::random_rows);
   block_of_rows_ = at::randn({rows, config.d_model}, at::TensorOptions().dtype(at::kFloat).device(config.device));
+  spec_ = spec_of(block_, config, name);
   if (!decoding()) return;
-  const int64_t size = std::max<int64_t>(1, block_.state_spec().bytes(seq, compute_) * batch);
+  const int64_t size = std::max<int64_t>(1, spec_.bytes(seq, compute_) * batch);
   const int64_t copies = std::clamp<int64_t>(layer_case_file::uncached_bytes / size, 1, 32);
   for (int64_t i = 0; i < copies; ++i) {
     states_.push_back(empty_state());
@@ -111,7 +117,7 @@ LayerCase::LayerCase(const LayerBench& config, const std::string& name, int64_t 
 
 nn::State LayerCase::empty_state() const {
   const int64_t longest = *std::max_element(documents_.begin(), documents_.end());
-  return nn::make_state(block_.state_spec(), batch_ * static_cast<int64_t>(documents_.size()), longest, compute_,
+  return nn::make_state(spec_, batch_ * static_cast<int64_t>(documents_.size()), longest, compute_,
                         config_.device);
 }
 
@@ -178,7 +184,7 @@ double LayerCase::flops() const {
 
 double LayerCase::bytes() const {
   int64_t total = parameters_ * weight_bytes_;
-  for (int64_t length : documents_) total += block_.state_spec().bytes(length, compute_) * batch_;
+  for (int64_t length : documents_) total += spec_.bytes(length, compute_) * batch_;
   return static_cast<double>(total);
 }
 

@@ -16,6 +16,9 @@ std::vector<int64_t> documents_of(const LayerBench& config, int64_t seq);
 // Adds the mixer of that name, with its norm, to an empty block and fills the parameters.
 void build_layer(nn::Block& block, const LayerBench& config, const std::string& mixer, uint64_t seed);
 
+// What a layer of this mixer keeps of a sequence.
+nn::StateSpec spec_of(const nn::Block& block, const LayerBench& config, const std::string& name);
+
 // A call begins with the stream as the layer before leaves it and ends with it as the next one takes it. So the norm
 // adds the branch before, or that branch has added itself; the own branch stays pending or adds itself; backward
 // starts from the gradients of both and ends with theirs. Inputs and states are made before a call and freed by whom
@@ -46,6 +49,7 @@ class LayerCase : public Subject {
   int64_t weight_bytes_ = 0;                       // a parameter, as products read it
   std::vector<int64_t> documents_;                 // of a row
   nn::Block block_;
+  nn::StateSpec spec_;
   TorchAttention torch_core_;
   nn::AttentionCore* core_ = nullptr;
   at::Tensor block_of_rows_, anchor_;

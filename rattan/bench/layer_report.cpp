@@ -111,6 +111,7 @@ nlohmann::json to_json(const LayerReport& report) {
           {"heads", c.heads},
           {"groups", c.groups},
           {"dtype", c10::toString(c.dtype)},
+          {"cache", c.cache_in_8_bits ? "8bit" : "full"},
           {"device", c.device.str()},
           {"device_name", report.device_name},
           {"documents", c.documents},

@@ -36,10 +36,11 @@ LayerSteps::LayerSteps(const LayerBench& config, const std::string& name, int64_
   while (static_cast<int64_t>(layers_.size()) < wanted) {
     auto block = std::make_unique<nn::Block>(&compute_);
     build_layer(*block, config, name, layers_.size() + 1);
-    nn::State state = nn::make_state(block->state_spec(), batch, seq, compute_, config.device);
+    nn::State state = nn::make_state(spec_of(*block, config, name), batch, seq, compute_, config.device);
     fill_random(state);
     layers_.push_back({std::move(block), std::move(state)});
     const bool fp8 = split_fp8(name).second != ops::Fp8::off;
+    state_bytes_ = static_cast<double>(spec_of(*layers_.front().block, config, name).bytes(seq, compute_) * batch);
     weight_bytes_ = static_cast<double>(layers_.front().block->parameters()) *
                     (fp8 ? 1 : static_cast<double>(c10::elementSize(compute_)));
     wanted = std::clamp<int64_t>(ceil_div(enough_bytes, std::max<int64_t>(1, static_cast<int64_t>(bytes()))), 1,
@@ -72,8 +73,6 @@ double LayerSteps::flops() const {
   return (2 * block.flops_per_token(seq_) - block.flops_per_token(1)) * static_cast<double>(batch_);
 }
 
-double LayerSteps::bytes() const {
-  return weight_bytes_ + static_cast<double>(layers_.front().block->state_spec().bytes(seq_, compute_) * batch_);
-}
+double LayerSteps::bytes() const { return weight_bytes_ + state_bytes_; }
 
 }  // namespace rattan::bench

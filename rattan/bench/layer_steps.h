@@ -35,7 +35,7 @@ class LayerSteps : public Subject {
   const LayerBench& config_;
   at::ScalarType compute_;
   int64_t seq_, batch_, passes_ = 1;
-  double weight_bytes_ = 0;
+  double weight_bytes_ = 0, state_bytes_ = 0;
   std::vector<Layer> layers_;
   at::Tensor x_, branch_, rows_, positions_;  // the stream and what the layer before leaves pending
   bool adds_itself_ = false;                  // the layer before; known after the first call

@@ -124,7 +124,7 @@ Turn best_decoding(const ModelBench& config, const NamedModel& model) {
     stage.leave();
     return true;
   };
-  const int64_t each = models::LanguageModel(model.config).state_spec().bytes(config.from + config.count, config.dtype);
+  const int64_t each = spec_of(config, model.config).bytes(config.from + config.count, config.dtype);
   const int64_t most = total_memory(config.device) / std::max<int64_t>(1, each);
   const int64_t largest = largest_batch(most, batch_grain(most), fits);
   require(largest > 0, "{}: not even one sequence of {} tokens fits the device's memory", model.name,

@@ -41,8 +41,12 @@ struct ModelBench {
   at::Device device = at::kCPU;
   at::ScalarType dtype = at::kFloat;
   ops::Fp8 fp8 = ops::Fp8::off;  // of the projections, beside bf16; products alone stay in bf16
+  bool cache_in_8_bits = false;  // keys and values of states
   Budget budget;
 };
+
+// What a model keeps of a sequence.
+nn::StateSpec spec_of(const ModelBench& config, const models::LanguageModelConfig& model);
 
 struct ModelRow {
   std::string model, mode;        // "products" as mode: the matrix products of training alone

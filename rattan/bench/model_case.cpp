@@ -40,6 +40,12 @@ at::Tensor random_ids(const models::LanguageModelConfig& config, int64_t rows, i
 
 }  // namespace model_case_file
 
+nn::StateSpec spec_of(const ModelBench& config, const models::LanguageModelConfig& model) {
+  models::LanguageModel counted(model);
+  counted.cache_in_8_bits = config.cache_in_8_bits;
+  return counted.state_spec();
+}
+
 DecodeCase::DecodeCase(const ModelBench& config, const models::LanguageModelConfig& model, int64_t batch,
                        int64_t stride)
     : config_(config), model_config_(model), batch_(batch), stride_(stride) {
@@ -50,6 +56,7 @@ DecodeCase::DecodeCase(const ModelBench& config, const models::LanguageModelConf
 void DecodeCase::prepare() {
   const int64_t limit = config_.from + config_.count;
   model_ = random_model(model_config_, config_.dtype, config_.device, false, config_.fp8);
+  model_->cache_in_8_bits = config_.cache_in_8_bits;
   state_ = nn::make_state(model_->state_spec(), batch_, limit, config_.dtype, config_.device);
   config_.fill == "computed" ? fill_computed(state_, *model_, config_.from) : fill_random(state_);
   step_.emplace(*model_, state_, batch_,
@@ -84,7 +91,7 @@ double DecodeCase::flops() const {
 }
 
 double DecodeCase::bytes() const {
-  const nn::StateSpec spec = models::LanguageModel(model_config_).state_spec();
+  const nn::StateSpec spec = spec_of(config_, model_config_);
   double state = 0;
   for (int64_t p : positions_) state += static_cast<double>(spec.bytes(p + 1, config_.dtype));
   return state * static_cast<double>(batch_) +
@@ -96,6 +103,7 @@ PrefillCase::PrefillCase(const ModelBench& config, const models::LanguageModelCo
 
 void PrefillCase::prepare() {
   model_ = random_model(model_config_, config_.dtype, config_.device, false, config_.fp8);
+  model_->cache_in_8_bits = config_.cache_in_8_bits;
   state_ = nn::make_state(model_->state_spec(), config_.rows, seq_, config_.dtype, config_.device);
   ids_ = model_case_file::random_ids(model_config_, config_.rows, seq_, config_.device);
   run();
@@ -122,7 +130,7 @@ double PrefillCase::flops() const {
 }
 
 double PrefillCase::bytes() const {
-  const nn::StateSpec spec = models::LanguageModel(model_config_).state_spec();
+  const nn::StateSpec spec = spec_of(config_, model_config_);
   return model_case_file::weight_bytes(model_config_, config_) +
          static_cast<double>(spec.bytes(seq_, config_.dtype) * config_.rows);
 }

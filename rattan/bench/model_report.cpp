@@ -104,6 +104,7 @@ nlohmann::json to_json(const ModelReport& report) {
           {"note", c.note},
           {"dtype", c10::toString(c.dtype)},
           {"fp8", c.fp8 != ops::Fp8::off},
+          {"cache", c.cache_in_8_bits ? "8bit" : "full"},
           {"device", c.device.str()},
           {"device_name", report.device_name},
           {"from", c.from},

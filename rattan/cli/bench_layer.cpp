@@ -15,6 +15,7 @@ struct Flags {
   bench::LayerBench bench;
   std::string device = "cpu", dtype = "fp32", plot;
   int threads = 0;
+  std::string cache = "full";
   bool json = false, fp8 = false;
 };
 
@@ -22,6 +23,7 @@ void run(Flags& flags) {
   flags.bench.device = models::device_named(flags.device);
   flags.bench.dtype = models::dtype_named(flags.dtype).value_or(at::kFloat);
   if (flags.fp8) flags.bench.mixers = bench::beside_fp8(flags.bench.mixers);
+  flags.bench.cache_in_8_bits = in_8_bits(flags.cache);
   use_threads(flags.threads);
   const bench::LayerReport report = bench::run_layer_bench(flags.bench);
   if (flags.json) {
@@ -63,6 +65,7 @@ void declare(CLI::App& verb) {
   verb.add_option("--device", flags->device, "cpu, cuda, cuda:N")->capture_default_str();
   verb.add_option("--dtype", flags->dtype, "fp32 or bf16")->capture_default_str();
   verb.add_flag("--fp8", flags->fp8, "each mixer also with its projections in fp8 (--dtype bf16)");
+  declare_cache(verb, flags->cache);
   verb.add_option("--threads", flags->threads, "0: one a core");
   declare_budget(verb, b.budget);
   verb.add_option("--note", b.note, "a line for the report, such as the commit");

@@ -18,6 +18,7 @@ struct Flags {
   std::string device = "cpu", dtype = "auto";
   double peak_tflops = 0;
   int threads = 0;
+  std::string cache = "full";
   bool no_graph = false, json = false;
 };
 
@@ -50,6 +51,7 @@ void run(Flags& flags) {
   b.models.clear(), b.batch.clear();
   for (const std::string& path : flags.models) b.models.push_back(read_model(path, flags.overrides));
   for (const std::string& text : flags.batch) b.batch.push_back(read_batch(text));
+  b.cache_in_8_bits = in_8_bits(flags.cache);
   use_threads(flags.threads);
   const bench::ModelReport report = bench::run_model_bench(b);
   if (flags.json) {
@@ -92,6 +94,7 @@ void declare(CLI::App& verb) {
   verb.add_option("--device", flags->device, "cpu, cuda, cuda:N")->capture_default_str();
   verb.add_option("--dtype", flags->dtype, "fp32, bf16, fp8, fp8_emulated or auto (cuda: bf16, cpu: fp32)")
       ->capture_default_str();
+  declare_cache(verb, flags->cache);
   verb.add_option("--threads", flags->threads, "0: one a core");
   declare_budget(verb, b.budget);
   verb.add_option("--note", b.note, "a line for the report, such as the commit");

@@ -54,6 +54,7 @@ void run(Flags& flags) {
       positions.push_back({{"from", p.from}, {"to", p.to}, {"tokens", p.tokens}, {"loss", p.loss}});
     return print_json({{"model", loaded.folder.string()},
                        {"dtype", loaded.precision},
+                       {"cache", flags.model.cache},
                        {"text", flags.text},
                        {"bytes", text.size()},
                        {"tokens", ids.size()},

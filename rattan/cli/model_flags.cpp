@@ -24,7 +24,20 @@ void ModelFlags::declare(CLI::App& verb) {
           "fp8_emulated, or auto (cpu: fp32 unless the weights are stored in bf16 and the processor multiplies it; "
           "cuda: bf16)")
       ->capture_default_str();
+  declare_cache(verb, cache);
   verb.add_option("--threads", threads, "processor threads; 0: one a core")->capture_default_str();
+}
+
+void declare_cache(CLI::App& verb, std::string& cache) {
+  verb.add_option("--cache", cache,
+                  "keys and values that a sequence's state holds: full (the type of the products), or 8bit (MXINT8: half "
+                  "of bf16's memory)")
+      ->capture_default_str();
+}
+
+bool in_8_bits(const std::string& cache) {
+  require(cache == "full" || cache == "8bit", "--cache must be full or 8bit, got '{}'", cache);
+  return cache == "8bit";
 }
 
 void use_threads(int threads) {
@@ -39,6 +52,7 @@ models::LoadedModel ModelFlags::load() const {
   options.device = models::device_named(device);
   const models::Precision precision = models::precision_named(dtype);
   options.compute = precision.compute, options.fp8 = precision.fp8;
+  options.cache_in_8_bits = in_8_bits(cache);
   use_threads(threads);
   return models::load_language_model(model, options);
 }

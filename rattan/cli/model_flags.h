@@ -9,11 +9,15 @@
 namespace rattan::cli {
 
 struct ModelFlags {
-  std::string model, device = "cpu", dtype = "auto";
+  std::string model, device = "cpu", dtype = "auto", cache = "full";
   int threads = 0;
-  void declare(CLI::App& verb);      // the positional MODEL and --device, --dtype, --threads
+  void declare(CLI::App& verb);      // the positional MODEL and --device, --dtype, --cache, --threads
   models::LoadedModel load() const;  // sets the threads; InputError as load_language_model
 };
+
+// --cache: "full", or "8bit" for keys and values in 8 bits. InputError for others.
+void declare_cache(CLI::App& verb, std::string& cache);
+bool in_8_bits(const std::string& cache);
 
 // For our own loops and for torch's; nothing for 0.
 void use_threads(int threads);

@@ -31,6 +31,23 @@ std::vector<Window> windows(int64_t tokens, const PerplexityConfig& config) {
   return out;
 }
 
+// Windows from nothing. What a cache in 8 bits does to predictions shows where a state is read.
+at::Tensor read(models::Model& model, const at::Tensor& ids) {
+  const int64_t rows = ids.size(0), length = ids.size(1);
+  if (!model.cache_in_8_bits) {
+    const nn::Layout layout = nn::Layout::uniform(rows, length, ids.device());
+    nn::Call call{layout};
+    return model.forward({ids, {}}, call);
+  }
+  std::vector<nn::Segment> segments;
+  for (int32_t row = 0; row < rows; ++row)
+    segments.push_back({.row = row, .end = static_cast<int32_t>(length), .doc = row, .from = -1, .to = row});
+  const nn::Layout layout(rows, length, std::move(segments), ids.device());
+  nn::Call call{layout};
+  nn::State state = nn::make_state(model.state_spec(), rows, length, model.compute, ids.device());
+  return model.extend({ids, {}}, state, call);
+}
+
 // -log p of every target of equally long windows, [windows, length] on the host.
 at::Tensor losses(models::Model& model, std::span<const int32_t> ids, std::span<const Window> batch,
                   at::Device device) {
@@ -45,9 +62,7 @@ at::Tensor losses(models::Model& model, std::span<const int32_t> ids, std::span<
     }
   }
   both = both.to(device);
-  const nn::Layout layout = nn::Layout::uniform(rows, length, device);
-  nn::Call call{layout};
-  const at::Tensor h = model.forward({both[0], {}}, call);
+  const at::Tensor h = read(model, both[0]);
   return target_scores(model, h.flatten(0, 1), both[1].flatten()).neg().view({rows, length});
 }
 

@@ -3,6 +3,8 @@
 // The text is read in windows of `context` inputs that start every `stride` tokens. Each token but the text's first is
 // predicted once, in the first window that holds it: with stride = context every window starts from nothing; with a
 // smaller stride a token (after the first window) has at least context - stride + 1 tokens before it.
+// A model whose cache is in 8 bits is read through its state, as when it generates: each token sees rounded keys and
+// values.
 //   perplexity = exp(mean of -log p),  bits per byte = sum of -log2 p / bytes of the predicted tokens' text.
 #pragma once
 #include <cstdint>

@@ -16,7 +16,7 @@
 // the same from run to run and for every number of threads. Sizes may be zero. dim is any positive number
 // (fast for multiples of 16).
 #pragma once
-#include "rattan/kernels/tensor_ref.h"
+#include "rattan/kernels/mxint8.h"
 
 namespace rattan::kernels {
 
@@ -30,6 +30,18 @@ struct AttentionForward {
   HeadsRef<const T> k, v;          // [keys, kv_heads, dim]
   HeadsRef<T> o;                   // [queries, heads, dim]
   float* lse = nullptr;            // [queries, heads]
+};
+
+// The same over keys and values in 8 bits, for decoding: each query reads its own keys.
+template <class T>
+struct AttentionCached {
+  int64_t queries = 0, keys = 0, heads = 0, kv_heads = 0, dim = 0;
+  float scale = 1;
+  const int32_t* begin = nullptr;
+  const int32_t* end = nullptr;
+  HeadsRef<const T> q;             // [queries, heads, dim]
+  Mxint8Heads<const int8_t> k, v;  // [keys, kv_heads, dim]
+  HeadsRef<T> o;                   // [queries, heads, dim]
 };
 
 template <class T>
@@ -46,6 +58,8 @@ struct AttentionBackward {
 
 void attention_forward(const AttentionForward<float>& a);
 void attention_forward(const AttentionForward<bf16>& a);
+void attention_cached(const AttentionCached<float>& a);
+void attention_cached(const AttentionCached<bf16>& a);
 void attention_backward(const AttentionBackward<float>& a);
 void attention_backward(const AttentionBackward<bf16>& a);
 
@@ -54,6 +68,10 @@ namespace cuda {
 // `stream` a cudaStream_t.
 void attention_forward(const AttentionForward<float>& a, void* stream);
 void attention_forward(const AttentionForward<bf16>& a, void* stream);
+// `scratch` is device memory of attention_cached_scratch_bytes().
+int64_t attention_cached_scratch_bytes(int64_t queries, int64_t keys, int64_t heads, int64_t dim);
+void attention_cached(const AttentionCached<float>& a, void* scratch, void* stream);
+void attention_cached(const AttentionCached<bf16>& a, void* scratch, void* stream);
 int64_t attention_backward_scratch_bytes(const AttentionBackward<float>& a);
 int64_t attention_backward_scratch_bytes(const AttentionBackward<bf16>& a);
 void attention_backward(const AttentionBackward<float>& a, void* scratch, void* stream);

@@ -29,7 +29,7 @@
 // Types: float or bf16 for proj, out, ends; gate bias, running state and statistics fp32; sums in fp32.
 // Bitwise the same from run to run and for every number of threads.
 #pragma once
-#include "rattan/kernels/tensor_ref.h"
+#include "rattan/kernels/mxint8.h"
 
 namespace rattan::kernels {
 
@@ -60,6 +60,10 @@ struct RatForward {
   RowsRef<T> out;                              // [N, D]
   float* lse = nullptr;                        // [N, H], optional (needed by backward)
   bool step = false;  // every chunk is one token and sees no end that this call writes: a decoding step
+  // In a decoding step the ends may stand here, in 8 bits, instead of in ends_k and ends_v. In other calls round_ends
+  // gives the ends that are written the values that 8 bits hold of them, before anything sees them.
+  Mxint8Heads<int8_t> cached_k, cached_v;
+  bool round_ends = false;
 };
 
 template <class T>

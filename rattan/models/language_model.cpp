@@ -111,7 +111,10 @@ Head& LanguageModel::head(const std::string& name) {
   return *head_;
 }
 
-nn::StateSpec LanguageModel::state_spec() const { return stack_.state_spec(); }
+nn::StateSpec LanguageModel::state_spec() const {
+  const nn::StateSpec spec = stack_.state_spec();
+  return cache_in_8_bits ? spec.in_8_bits() : spec;
+}
 
 double LanguageModel::flops_per_token(int64_t tokens) const {
   return stack_.flops_per_token(tokens) + 2.0 * static_cast<double>(config_.vocab_size * config_.d_model);

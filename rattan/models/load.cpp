@@ -105,6 +105,7 @@ LoadedModel load_language_model(const std::filesystem::path& path, const LoadOpt
   Opened opened = open(folder);
   LanguageModel& model = *opened.model;
   model.compute = computing_type(folder, options);
+  model.cache_in_8_bits = options.cache_in_8_bits;
   nn::set_fp8(model.stack(), options.fp8, options.device);
   model.each_param([&](const std::string& name, nn::Param& param) {
     param.allocate(held_type(name, param, model.compute, options.trainable), options.device);

@@ -44,6 +44,8 @@ class Model : public nn::Module {
 
   // Type of the products: kFloat, kBFloat16 or kDouble (with float64 parameters).
   at::ScalarType compute = at::kFloat;
+  // Keys and values of its states in 8 bits (nn::StateSpec::in_8_bits): state_spec() says so.
+  bool cache_in_8_bits = false;
 };
 
 }  // namespace rattan::models

@@ -6,6 +6,7 @@
 
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
+#include "rattan/kernels/mxint8.h"
 
 namespace rattan::nn {
 namespace state_file {
@@ -52,6 +53,22 @@ bool StateSpec::empty() const {
 bool StateSpec::needs_whole_prefix() const {
   return prefix_whole ||
          std::any_of(child.begin(), child.end(), [](const auto& entry) { return entry.second.needs_whole_prefix(); });
+}
+
+StateSpec StateSpec::in_8_bits() const {
+  StateSpec out = *this;
+  out.fields.clear();
+  for (const Field& field : fields) {
+    out.fields.push_back(field);
+    if (!field.rounds) continue;
+    out.fields.back().dtype = at::kChar;
+    Field exponents = field;
+    exponents.name += kExponents, exponents.dtype = at::kByte;
+    exponents.shape.back() = kernels::mxint8_blocks(field.shape.back());
+    out.fields.push_back(std::move(exponents));
+  }
+  for (auto& [name, spec] : out.child) spec = spec.in_8_bits();
+  return out;
 }
 
 int64_t StateSpec::entries(const Field& field, int64_t tokens) const {

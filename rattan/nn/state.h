@@ -22,7 +22,11 @@ struct Field {
   std::vector<int64_t> shape;
   int64_t every = 0, cap = 0;
   bool host_ok = false;  // may live in host memory while unused
+  bool rounds = false;   // vectors that may be held in 8 bits: StateSpec::in_8_bits()
 };
+
+// What the exponents of a field in 8 bits are called: the field's name and this.
+inline constexpr const char* kExponents = "_exponents";
 
 struct StateSpec {
   std::vector<Field> fields;
@@ -34,6 +38,9 @@ struct StateSpec {
   bool needs_whole_prefix() const;                              // prefix_whole, anywhere in the tree
   int64_t entries(const Field& field, int64_t tokens) const;    // entries a sequence of `tokens` needs
   int64_t bytes(int64_t tokens, at::ScalarType compute) const;  // of one sequence of `tokens`
+  // The same with fields that may be rounded in 8 bits (kernels/mxint8.h): int8 codes under the field's name, and
+  // beside them uint8 exponents, one for 32 channels. A mixer sees by its state's fields how they are held.
+  StateSpec in_8_bits() const;
 };
 
 struct State {

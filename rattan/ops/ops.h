@@ -16,6 +16,21 @@ namespace rattan::ops {
 std::tuple<at::Tensor, at::Tensor> attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                              const at::Tensor& begin, const at::Tensor& end, double scale);
 
+// Rows in 8 bits (kernels/mxint8.h): codes int8 [M, H, p] and exponents uint8 [M, H, p / 32 rounded up], of which an
+// operator writes and reads rows in place. What float64 holds is taken through fp32. None is differentiable.
+struct Cached8 {
+  at::Tensor codes, exponents;
+};
+// Row rows[i] of the cache becomes row from[i] of x [N, H, p], or row i where `from` is undefined; both int64.
+void cache_store(const Cached8& to, const at::Tensor& x, const at::Tensor& from, const at::Tensor& rows);
+// The rows named by int64 [n] -> [n, H, p] in `dtype`.
+at::Tensor cache_load(const Cached8& cache, const at::Tensor& rows, at::ScalarType dtype);
+// What a cache would hold of x [N, H, p], in x's type.
+at::Tensor cache_round(const at::Tensor& x);
+// attention's o over such keys and values, for queries that read keys of their own, as in decoding.
+at::Tensor attention_cached(const at::Tensor& q, const Cached8& k, const Cached8& v, const at::Tensor& begin,
+                            const at::Tensor& end, double scale);
+
 // State of RAT for a batch, all or none given. Ends are rows of [R, E, H, p]; the chunk table's `first` and
 // `slot` index the flattened [R * E] rows of the *resulting* ends.
 struct RatCarry {
@@ -36,9 +51,15 @@ RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Ten
 // The same on a state that is updated in place ([R, E, H, p] and [R, H, p]); not differentiable. `step`: every chunk is
 // one token and sees no end that this call writes, as when each sequence gets its next token; then it takes one kernel,
 // which in a recorded graph reads state and tables while the launch before it, the one that makes proj, is still busy.
+// `round_ends`: the ends are rounded as an 8-bit cache would hold them before anything sees them.
 at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
                       const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
-                      RatCarry& state, bool step = false);
+                      RatCarry& state, bool step = false, bool round_ends = false);
+// The same step on ends in 8 bits, codes and exponents [R, E, H, ...].
+at::Tensor rat_step_cached(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
+                           const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
+                           const Cached8& ends_k, const Cached8& ends_v, const at::Tensor& running_k,
+                           const at::Tensor& running_v);
 
 // x, gate [N, C], gate_bias fp32 [C], table int32 [segments, 4] (kernels::ScanSegment), initial fp32 [R, C] or
 // undefined -> h [N, C], final fp32 [R, C] (R = rows, at least 1). Differentiable.

@@ -103,12 +103,18 @@ struct Outputs {
   Tensor out, lse;
 };
 
+// Where ends are written and read, [R, E, H, ...]. With exponents they are in 8 bits.
+struct Ends {
+  Tensor k, v, exponents_k = {}, exponents_v = {};
+  bool round = false;
+};
+
 // ends and final states are written into the given storage.
 Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
-                    const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, const Tensor& ends_k,
-                    const Tensor& ends_v, const OptionalTensor& running_k, const OptionalTensor& running_v,
-                    const Tensor& final_k, const Tensor& final_v, bool for_backward, bool step) {
-  const Tensor proj = dense_last(proj_in), flat_k = flat(ends_k), flat_v = flat(ends_v);
+                    const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, const Ends& ends,
+                    const OptionalTensor& running_k, const OptionalTensor& running_v, const Tensor& final_k,
+                    const Tensor& final_v, bool for_backward, bool step) {
+  const Tensor proj = dense_last(proj_in), flat_k = flat(ends.k), flat_v = flat(ends.v);
   const auto shape = shape_of(proj, gate_bias, table, heads, groups, chunk, flat_k.size(0));
   check_tables(cos, sin, shape);
   check_table(table, shape, cos ? cos->size(0) : 0, running_k ? running_k->size(0) : 0, final_k.size(0));
@@ -121,7 +127,13 @@ Outputs run_forward(const Tensor& proj_in, const Tensor& gate_bias, const Tensor
     kernels::RatForward<T> a;
     a.shape = shape;
     fill_inputs(a, proj, gate_bias, table, cos, sin, running_k, running_v);
-    a.ends_k = heads_ref<T>(flat_k), a.ends_v = heads_ref<T>(flat_v);
+    if (ends.exponents_k.defined()) {
+      a.cached_k = {heads_ref<int8_t>(flat_k), heads_ref<uint8_t>(flat(ends.exponents_k))};
+      a.cached_v = {heads_ref<int8_t>(flat_v), heads_ref<uint8_t>(flat(ends.exponents_v))};
+    } else {
+      a.ends_k = heads_ref<T>(flat_k), a.ends_v = heads_ref<T>(flat_v);
+      a.round_ends = ends.round;
+    }
     a.final_k = heads_ref<float>(final_k), a.final_v = heads_ref<float>(final_v);
     a.out = rows_ref<T>(r.out), a.lse = pointer<float>(r.lse);
     a.step = step;
@@ -156,8 +168,8 @@ ForwardResult forward(const Tensor& proj, const Tensor& gate_bias, const Tensor&
     new_k.narrow(1, 0, old).copy_(*ends_k), new_v.narrow(1, 0, old).copy_(*ends_v);
     final_k.copy_(*running_k), final_v.copy_(*running_v);
   }
-  auto r = run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, new_k, new_v, running_k, running_v,
-                       final_k, final_v, true, false);
+  auto r = run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, {.k = new_k, .v = new_v}, running_k,
+                       running_v, final_k, final_v, true, false);
   return {r.out, r.lse, new_k, new_v, final_k, final_v};
 }
 
@@ -199,15 +211,36 @@ BackwardResult backward(const Tensor& proj_in, const Tensor& gate_bias, const Te
 
 Tensor extend(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
               const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, Tensor ends_k, Tensor ends_v,
-              Tensor running_k, Tensor running_v, bool step) {
+              Tensor running_k, Tensor running_v, bool step, bool round_ends) {
   require(heads > 0, "rattan::rat: heads must be at least 1, got {}", heads);
   check_carry(ends_k, ends_v, running_k, running_v, proj.scalar_type(), heads, gate_bias.numel() / heads);
   require(!step || table.size(0) == proj.size(0), "rattan::rat: a step of {} tokens needs as many chunks, not {}",
           proj.size(0), table.size(0));
   // They are written in place: a copy would lose what is written.
   require(ends_k.is_contiguous() && ends_v.is_contiguous(), "rattan::rat: the ends of a state must be contiguous");
-  return run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk, ends_k, ends_v, running_k, running_v,
-                     running_k, running_v, false, step)
+  return run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk,
+                     {.k = ends_k, .v = ends_v, .round = round_ends}, running_k, running_v, running_k, running_v, false,
+                     step)
+      .out;
+}
+
+Tensor step_cached(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
+                   const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, Tensor ends_k,
+                   Tensor exponents_k, Tensor ends_v, Tensor exponents_v, Tensor running_k, Tensor running_v) {
+  require(heads > 0, "rattan::rat: heads must be at least 1, got {}", heads);
+  check_carry(ends_k, ends_v, running_k, running_v, at::kChar, heads, gate_bias.numel() / heads);
+  const int64_t blocks = kernels::mxint8_blocks(ends_k.size(3));
+  for (const Tensor* t : {&exponents_k, &exponents_v})
+    require(t->sizes() == at::IntArrayRef({ends_k.size(0), ends_k.size(1), heads, blocks}) &&
+                t->scalar_type() == at::kByte && t->is_contiguous(),
+            "rattan::rat: exponents must be contiguous uint8 [{}, {}, {}, {}], got [{}]", ends_k.size(0),
+            ends_k.size(1), heads, blocks, fmt::join(t->sizes(), ", "));
+  require(table.size(0) == proj.size(0), "rattan::rat: a step of {} tokens needs as many chunks, not {}", proj.size(0),
+          table.size(0));
+  require(ends_k.is_contiguous() && ends_v.is_contiguous(), "rattan::rat: the ends of a state must be contiguous");
+  return run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk,
+                     {.k = ends_k, .v = ends_v, .exponents_k = exponents_k, .exponents_v = exponents_v}, running_k,
+                     running_v, running_k, running_v, false, true)
       .out;
 }
 
@@ -281,6 +314,7 @@ void kernels_of(torch::Library& m) {
   m.impl("rat", forward);
   m.impl("rat_backward", backward);
   m.impl("rat_extend_", extend);
+  m.impl("rat_step_cached_", step_cached);
 }
 
 TORCH_LIBRARY_FRAGMENT(rattan, m) {
@@ -295,8 +329,12 @@ TORCH_LIBRARY_FRAGMENT(rattan, m) {
       "(Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
   m.def(
       "rat_extend_(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
-      "int chunk, Tensor(a!) ends_k, Tensor(b!) ends_v, Tensor(c!) running_k, Tensor(d!) running_v, bool step=False) "
-      "-> Tensor");
+      "int chunk, Tensor(a!) ends_k, Tensor(b!) ends_v, Tensor(c!) running_k, Tensor(d!) running_v, bool step=False, "
+      "bool round_ends=False) -> Tensor");
+  m.def(
+      "rat_step_cached_(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
+      "int chunk, Tensor(a!) ends_k, Tensor(b!) exponents_k, Tensor(c!) ends_v, Tensor(d!) exponents_v, "
+      "Tensor(e!) running_k, Tensor(f!) running_v) -> Tensor");
 }
 RATTAN_REGISTER(kernels_of)
 TORCH_LIBRARY_IMPL(rattan, Autograd, m) { m.impl("rat", differentiable); }
@@ -316,10 +354,19 @@ RatResult rat(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Ten
 
 at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
                       const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
-                      RatCarry& state, bool step) {
+                      RatCarry& state, bool step, bool round_ends) {
   static auto op = handle<decltype(rat_file::extend)>("rattan::rat_extend_");
   return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, state.ends_k, state.ends_v,
-                 state.running_k, state.running_v, step);
+                 state.running_k, state.running_v, step, round_ends);
+}
+
+at::Tensor rat_step_cached(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
+                           const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
+                           const Cached8& ends_k, const Cached8& ends_v, const at::Tensor& running_k,
+                           const at::Tensor& running_v) {
+  static auto op = handle<decltype(rat_file::step_cached)>("rattan::rat_step_cached_");
+  return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, ends_k.codes,
+                 ends_k.exponents, ends_v.codes, ends_v.exponents, running_k, running_v);
 }
 
 }  // namespace rattan::ops

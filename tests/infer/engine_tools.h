@@ -16,7 +16,7 @@
 
 namespace rattan::infer {
 
-// Every registered mixer alone, and hybrids whose parts resume at different places.
+// Every registered mixer alone, hybrids whose parts resume at different places, and states in 8 bits.
 inline std::vector<NamedModel> engine_models() {
   const std::string rat = "\n[mixers.rat]\ntype = 'rat'\nn_heads = 4\nn_groups = 2\nchunk = 4\n";
   const std::string rat5 = "\n[mixers.five]\ntype = 'rat'\nn_heads = 4\nn_groups = 2\nchunk = 5\n";
@@ -32,6 +32,10 @@ inline std::vector<NamedModel> engine_models() {
   out.push_back({"rat 4 + rat 5", model_of("['rat', 'five']", rat + rat5)});
   out.push_back({"rat + rnn", model_of("['rat', 'rnn']", rat + rnn)});
   out.push_back({"rat + attention", model_of("['rat', 'all']", rat + all)});
+  out.push_back({"rat, 8 bits", model_of("['rat']", rat)});
+  out.back().model->cache_in_8_bits = true;
+  out.push_back({"rat + window + attention, 8 bits", model_of("['rat', 'local', 'all']", rat + local + all)});
+  out.back().model->cache_in_8_bits = true;
   return out;
 }
 

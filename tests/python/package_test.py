@@ -75,12 +75,17 @@ class Tracing(unittest.TestCase):
         width = heads * dim
         table = torch.cat([ints([0, 4, 0, 0, 0, -1, -1]), ints([4, 8, 0, 1, 1, -1, -1]), ints([8, 11, 0, 2, 2, -1, 0])])
         begun = ints([0, 2, 0, 1, 1, 0, -1], [2, 5, 0, 2, 2, -1, 0])
+        steps = ints(*[[i, i + 1, 3 * i, 3 * i + 2, 2, i, i] for i in range(5)])
         cos, sin = torch.randn(8, dim // 2), torch.randn(8, dim // 2)
         packed = 3 * width + 2 * groups * dim
         sizes = (heads, groups, chunk)
 
         def carry(make):
             return make(1, 2, heads, dim), make(1, 2, heads, dim), make(1, heads, dim), make(1, heads, dim)
+
+        def cached(*shape):
+            codes = torch.randint(-127, 128, shape, dtype=torch.int8)
+            return codes, torch.full((*shape[:-1], -(-shape[-1] // 32)), 121, dtype=torch.uint8)
 
         def rat_outputs(proj, bias, *state):
             out, lse, *ends = raw.rat(proj, bias, begun, cos, sin, *sizes, 1, 3, *state)
@@ -103,6 +108,13 @@ class Tracing(unittest.TestCase):
                               None, None)],
             "rat_extend_": [(proj, bias, begun, cos, sin, *sizes, torch.randn(1, 3, heads, dim),
                              torch.randn(1, 3, heads, dim), *state[2:])],
+            "rat_step_cached_": [(proj, bias, steps, cos, sin, *sizes, *cached(5, 3, heads, dim),
+                                  *cached(5, 3, heads, dim), torch.randn(5, heads, dim), torch.randn(5, heads, dim))],
+            "cache_store_": [(*cached(6, 2, 40), torch.randn(3, 2, 40), None, torch.tensor([5, 0, 2])),
+                             (*cached(6, 2, 40), torch.randn(3, 2, 40), torch.tensor([1]), torch.tensor([4]))],
+            "cache_load": [(*cached(6, 2, 40), torch.tensor([5, 5, 0]), torch.bfloat16)],
+            "cache_round": [(torch.randn(3, 2, 40),)],
+            "attention_cached": [(q, *cached(5, 2, 8), *cached(5, 2, 8), *keys, 0.3)],
             "gated_scan": [(leaf(5, 8), leaf(5, 8), leaf(8), segments, leaf(2, 8), 2),
                            (leaf(5, 8), leaf(5, 8), leaf(8), ints([0, 5, -1, 0]), None, 1)],
             "gated_scan_backward": [(x, x + 1, torch.randn(8), segments, torch.randn(2, 8), x, None),

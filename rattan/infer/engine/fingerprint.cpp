@@ -38,6 +38,7 @@ std::string fingerprint(models::Model& model) {
   const auto compute = static_cast<int64_t>(model.compute);
   sum.add(settings.data(), settings.size());
   sum.add(&compute, sizeof compute);
+  sum.add(&model.cache_in_8_bits, sizeof model.cache_in_8_bits);
   model.each_param(
       [&](const std::string& name, nn::Param& param) { fingerprint_file::add(sum, name, param.master()); });
   model.each_buffer([&](const std::string& name, nn::Buffer& buffer) {

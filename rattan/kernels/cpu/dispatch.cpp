@@ -11,6 +11,7 @@
 #include "rattan/kernels/few_rows_linear.h"
 #include "rattan/kernels/gated_scan.h"
 #include "rattan/kernels/matrix_product.h"
+#include "rattan/kernels/mxint8.h"
 #include "rattan/kernels/quantize_rows.h"
 #include "rattan/kernels/rat.h"
 #include "rattan/kernels/rms_norm.h"
@@ -55,11 +56,15 @@ RATTAN_KERNEL(add_rms_norm_forward, AddRmsNormForward)
 RATTAN_KERNEL(add_rms_norm_backward, AddRmsNormBackward)
 RATTAN_KERNEL(attention_forward, AttentionForward)
 RATTAN_KERNEL(attention_backward, AttentionBackward)
+RATTAN_KERNEL(attention_cached, AttentionCached)
 RATTAN_KERNEL(cross_entropy, CrossEntropy)
 RATTAN_KERNEL(few_rows_linear, FewRowsLinear)
 RATTAN_KERNEL(gated_scan_forward, GatedScanForward)
 RATTAN_KERNEL(gated_scan_backward, GatedScanBackward)
 RATTAN_KERNEL_PLAIN(matrix_product, MatrixProduct)
+RATTAN_KERNEL(mxint8_load, Mxint8Load)
+RATTAN_KERNEL(mxint8_round, Mxint8Round)
+RATTAN_KERNEL(mxint8_store, Mxint8Store)
 RATTAN_KERNEL(quantize_rows, QuantizeRows)
 RATTAN_KERNEL(rat_forward, RatForward)
 RATTAN_KERNEL(rat_backward, RatBackward)

@@ -3,8 +3,9 @@
 // streams the chunk ends. Tiles of one token (decode) stream the ends of all heads instead.
 #include "rattan/base/parallel.h"
 #include "rattan/kernels/cpu/rat_ends.h"
+#include "rattan/kernels/cpu/mxint8_row.h"
 #include "rattan/kernels/cpu/softmax_tile.h"
-#include "rattan/kernels/cpu/stream.h"
+#include "rattan/kernels/cpu/stream_cached.h"
 #include "rattan/kernels/rat.h"
 
 namespace rattan::kernels::RATTAN_ISA {
@@ -73,9 +74,17 @@ class RatForwardRun {
         store_row(v, shape.dim, a.final_v.at(chunk.to, h));
       }
       turn(k, j);
-      store_row(k, shape.dim, a.ends_k.at(chunk.slot, h));
-      store_row(v, shape.dim, a.ends_v.at(chunk.slot, h));
+      write_end(k, a.ends_k, a.cached_k, chunk.slot, h);
+      write_end(v, a.ends_v, a.cached_v, chunk.slot, h);
     }
+  }
+
+  void write_end(float* x, const HeadsRef<T>& ends, const Mxint8Heads<int8_t>& cached, int64_t slot, int64_t h) {
+    if (cached || a.round_ends)
+      for (int64_t c = 0; c < shape.dim; ++c) x[c] = as_stored(x[c], static_cast<const T*>(nullptr));
+    if (cached) return encode_row(x, shape.dim, cached.code.at(slot, h), cached.exponent.at(slot, h));
+    if (a.round_ends) round_row(x, shape.dim);
+    store_row(x, shape.dim, ends.at(slot, h));
   }
 
   void prefetch_recurrence(const RatChunk& chunk, int64_t h) const {
@@ -218,6 +227,12 @@ class RatForwardRun {
     int64_t length = (chunk.slot - chunk.first + stream.parts - 1) / stream.parts;
     int64_t begin = chunk.first + stream.part * length;
     int64_t end = begin + length < chunk.slot ? begin + length : chunk.slot;
+    if (a.cached_k) {
+      stream_cached_keys(begin, end, read_only(a.cached_k), read_only(a.cached_v), shape.heads, shape.heads, shape.dim,
+                         queries, state);
+      if (stream.parts == 1) finish_token(tile, state);
+      return;
+    }
     HeadsRef<const T> k{a.ends_k.data, a.ends_k.row, a.ends_k.head}, v{a.ends_v.data, a.ends_v.row, a.ends_v.head};
     stream_keys(begin, end, k, v, shape.heads, shape.heads, shape.dim, queries, scores, state);
     if (stream.parts == 1) finish_token(tile, state);

@@ -8,6 +8,7 @@
 //
 //   Vec                 W fp32 lanes
 //   load, store         float or bf16 memory (bf16 is rounded to nearest even), unaligned
+//                       (load also int8 memory)
 //   load_n, store_n     the first n lanes only, 0 <= n <= W; lanes not loaded are 0
 //   fma(a, b, c)        a b + c;   fnma(a, b, c)  c - a b
 //   sum, hmax           over the lanes

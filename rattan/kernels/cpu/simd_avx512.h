@@ -60,6 +60,15 @@ inline __m256i narrow(__m512 x) {
 #endif
 }
 
+inline Vec load(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
+}
+inline Vec load_n(const int8_t* p, int64_t n) {
+  alignas(16) int8_t lanes[16] = {};
+  for (int64_t i = 0; i < n; ++i) lanes[i] = p[i];
+  return load(lanes);
+}
+
 inline Vec load(const bf16* p) { return {widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))}; }
 inline void store(bf16* p, Vec a) { _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), narrow(a.v)); }
 inline Vec load_n(const bf16* p, int64_t n) { return {widen(_mm256_maskz_loadu_epi16(first_lanes(n).m, p))}; }

@@ -73,6 +73,12 @@ inline Vec load_n(const float* p, int64_t n) {
 inline void store_n(float* p, Vec a, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = a.v[i];
 }
+inline Vec load_n(const int8_t* p, int64_t n) {
+  Vec a = zero();
+  for (int64_t i = 0; i < n; ++i) a.v[i] = p[i];
+  return a;
+}
+inline Vec load(const int8_t* p) { return load_n(p, W); }
 inline Vec load_n(const bf16* p, int64_t n) {
   Vec a = zero();
   for (int64_t i = 0; i < n; ++i) a.v[i] = to_float(p[i]);

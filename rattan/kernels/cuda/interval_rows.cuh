@@ -5,8 +5,10 @@
 // together is contiguous.
 #pragma once
 #include <cmath>
+#include <type_traits>
 
 #include "rattan/kernels/cuda/device.cuh"
+#include "rattan/kernels/cuda/mxint8.cuh"
 
 namespace rattan::kernels::cuda {
 
@@ -62,8 +64,48 @@ struct RowUnits {
     const int word = c % per_unit * static_cast<int>(sizeof(T)) / 4;
     const uint32_t x = word == 0 ? u.x : word == 1 ? u.y : word == 2 ? u.z : u.w;
     if constexpr (sizeof(T) == 4) return __uint_as_float(x);
+    if constexpr (sizeof(T) == 1) {
+      // A byte behind the bits of 2^23, where the spacing is 1; offset, since bits have no sign there.
+      const uint32_t bits = __byte_perm(x ^ 0x80808080u, 0x4b000000u, 0x7440u | c % 4);
+      return __uint_as_float(bits) - (0x1p23f + 128);
+    }
     return __uint_as_float(c % 2 == 0 ? x << 16 : x & 0xffff0000u);
   }
+};
+
+// Keys or values; of those in 8 bits the exponents too.
+template <class T>
+struct RowSource {
+  HeadsRef<const T> rows;
+  HeadsRef<const uint8_t> exponents;
+};
+template <class T>
+__host__ __device__ auto row_source(const HeadsRef<T>& x) {
+  return RowSource<std::remove_const_t<T>>{{x.data, x.row, x.head}, {}};
+}
+template <class Code>
+__host__ __device__ RowSource<int8_t> row_source(const Mxint8Heads<Code>& x) {
+  return {{x.code.data, x.code.row, x.code.head}, {x.exponent.data, x.exponent.row, x.exponent.head}};
+}
+
+// What the channels of a lane are to be multiplied by, of n keys: of those in 8 bits a power of two.
+template <class T, int n>
+struct RowScales {
+  __device__ RowScales(const RowSource<T>&, int64_t, int64_t, int, int) {}
+  __device__ void load(int, int64_t) {}
+  __device__ float times(int, float x) const { return x; }
+};
+template <int n>
+struct RowScales<int8_t, n> {
+  const uint8_t* exponents;  // of the first key; null: the lane has no channels
+  int64_t row;
+  uint8_t exponent[n];
+
+  __device__ RowScales(const RowSource<int8_t>& x, int64_t begin, int64_t head, int first, int dim)
+      : exponents(first < dim ? at(x.exponents, begin, head) + first / static_cast<int>(mxint8_block) : nullptr),
+        row(x.exponents.row) {}
+  __device__ void load(int b, int64_t key) { exponent[b] = exponents ? __ldg(exponents + key * row) : uint8_t{0}; }
+  __device__ float times(int b, float x) const { return x * mxint8_scale(exponent[b]); }
 };
 
 // 16 bytes that are read once.
@@ -90,7 +132,7 @@ __device__ RowUnits<T, C> load_channels(const T* row, int first, int dim, bool v
     } else {
       alignas(16) T item[V];
 #pragma unroll
-      for (int i = 0; i < V; ++i) item[i] = first + c + i < dim ? row[c + i] : from_float<T>(0.0f);
+      for (int i = 0; i < V; ++i) item[i] = first + c + i < dim ? row[c + i] : T{};
       unit = *reinterpret_cast<const uint4*>(item);
     }
   }
@@ -101,26 +143,29 @@ __device__ RowUnits<T, C> load_channels(const T* row, int first, int dim, bool v
 // a warp have keys of their own, `round` of them at a time.
 template <class T, int lanes, int C, int warps>
 struct RowKeys {
-  static constexpr int round = 8, groups = 32 / lanes, stride = warps * groups * round;
+  static constexpr int round = sizeof(T) == 1 ? 4 : 8, groups = 32 / lanes, stride = warps * groups * round;
   const T *keys, *values;  // channel `first` of the first key
   int64_t key_row, value_row;
   int count, dim, first;
   bool vector;
   RowUnits<T, C> k[round], v[round];
+  RowScales<T, round> key_scales, value_scales;
 
-  __device__ RowKeys(const HeadsRef<const T>& keys_in, const HeadsRef<const T>& values_in, int64_t head, int64_t begin,
+  __device__ RowKeys(const RowSource<T>& keys_in, const RowSource<T>& values_in, int64_t head, int64_t begin,
                      int64_t end, int dim_in, bool vector_in)
-      : key_row(keys_in.row),
-        value_row(values_in.row),
+      : key_row(keys_in.rows.row),
+        value_row(values_in.rows.row),
         count(static_cast<int>(end - begin)),
         dim(dim_in),
         first(static_cast<int>(threadIdx.x) % lanes * C),
-        vector(vector_in) {
-    keys = at(keys_in, begin, head) + first;
-    values = at(values_in, begin, head) + first;
+        vector(vector_in),
+        key_scales(keys_in, begin, head, first, dim_in),
+        value_scales(values_in, begin, head, first, dim_in) {
+    keys = at(keys_in.rows, begin, head) + first;
+    values = at(values_in.rows, begin, head) + first;
     if (base() >= count) return;
-    load(k, keys, key_row, own());
-    load(v, values, value_row, own());
+    load(k, key_scales, keys, key_row, own());
+    load(v, value_scales, values, value_row, own());
   }
 
   // q: this lane's channels, times the scale and log2 e.
@@ -134,8 +179,9 @@ struct RowKeys {
         s[b] = 0;
 #pragma unroll
         for (int c = 0; c < C; ++c) s[b] += q[c] * k[b].value(c);
+        s[b] = key_scales.times(b, s[b]);
       }
-      if (more) load(k, keys, key_row, j0 + stride);
+      if (more) load(k, key_scales, keys, key_row, j0 + stride);
 #pragma unroll
       for (int d = lanes / 2; d > 0; d /= 2) {
 #pragma unroll
@@ -151,10 +197,11 @@ struct RowKeys {
       for (int b = 0; b < round; ++b) {
         const float p = s[b] == -INFINITY ? 0.0f : fast_exp2(s[b] - top);
         state.sum += p;
+        const float weight = value_scales.times(b, p);
 #pragma unroll
-        for (int c = 0; c < C; ++c) state.out[c] += p * v[b].value(c);
+        for (int c = 0; c < C; ++c) state.out[c] += weight * v[b].value(c);
       }
-      if (more) load(v, values, value_row, j0 + stride);
+      if (more) load(v, value_scales, values, value_row, j0 + stride);
     }
     return state;
   }
@@ -163,9 +210,14 @@ struct RowKeys {
   __device__ static int base() { return static_cast<int>(threadIdx.x) / 32 * groups * round; }
   __device__ static int own() { return base() + static_cast<int>(threadIdx.x) % 32 / lanes * round; }
   // Beyond the end the last key is read again, which is in a cache, rather than asking at every key.
-  __device__ void load(RowUnits<T, C> (&x)[round], const T* from, int64_t row, int j0) const {
+  __device__ void load(RowUnits<T, C> (&x)[round], RowScales<T, round>& scales, const T* from, int64_t row,
+                       int j0) const {
 #pragma unroll
-    for (int b = 0; b < round; ++b) x[b] = load_channels<T, C>(from + min(j0 + b, count - 1) * row, first, dim, vector);
+    for (int b = 0; b < round; ++b) {
+      const int key = min(j0 + b, count - 1);
+      x[b] = load_channels<T, C>(from + key * row, first, dim, vector);
+      scales.load(b, key);
+    }
   }
 };
 
@@ -251,7 +303,7 @@ void with_row_lanes(int64_t dim, int warps, F&& f) {
   auto with = [&]<int w>() {
     if (dim <= 64) return f.template operator()<half, V, w>();
     if (dim <= 128) return f.template operator()<2 * half, V, w>();
-    f.template operator()<32, 8, w>();
+    f.template operator()<(V > 8 ? 256 / V : 32), (V > 8 ? V : 8), w>();
   };
   warps == RowPlan::narrow ? with.template operator()<RowPlan::narrow>() : with.template operator()<RowPlan::wide>();
 }

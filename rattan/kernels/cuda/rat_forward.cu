@@ -28,6 +28,17 @@ struct Pieces {
 };
 
 template <class T>
+void round_ends(const RatForward<T>& a, cudaStream_t stream) {
+  Mxint8Round<T> r;
+  r.rows = a.shape.chunks, r.heads = a.shape.heads, r.dim = a.shape.dim;
+  r.at = &a.table->slot, r.stride = sizeof(RatChunk) / sizeof(int32_t);
+  for (const HeadsRef<T>& ends : {a.ends_k, a.ends_v}) {
+    r.x = ends;
+    mxint8_round(r, stream);
+  }
+}
+
+template <class T>
 void run(const RatForward<T>& a, void* scratch_memory, void* stream_pointer) {
   const RatShape& shape = a.shape;
   if (shape.tokens == 0 || shape.heads == 0 || shape.dim == 0) return;
@@ -44,6 +55,7 @@ void run(const RatForward<T>& a, void* scratch_memory, void* stream_pointer) {
   if (shape.chunks > 0) {
     rat_rotate(shape, a.table, a.cos, a.sin, a.proj, by_token(s.queries, query_width, shape.dim), stream);
     rat_scan(a, s.local, by_token(s.values, width, shape.dim), stream);
+    if (a.round_ends) round_ends(a, stream);
   }
   IntervalForward<T> f;
   f.queries = shape.tokens, f.keys = shape.ends, f.dim = shape.dim;

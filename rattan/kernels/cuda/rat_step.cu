@@ -11,7 +11,8 @@ namespace rattan::kernels::cuda {
 
 namespace rat_step_file {
 
-template <class T>
+// E: what the ends are held in, T or int8_t (mxint8.h).
+template <class T, class E>
 struct Step {
   RatForward<T> a;
   float* parts;  // row_part() of each token, head and part
@@ -39,6 +40,12 @@ struct Channels {
       const int channel = static_cast<int>(threadIdx.x) + i * threads;
       if (channel < dim) f(i, channel);
     }
+  }
+
+  template <class F>
+  __device__ void all(F&& f) {
+#pragma unroll
+    for (int i = 0; i < n; ++i) f(i, static_cast<int>(threadIdx.x) + i * threads);
   }
 
   // What is there before the token's projections are.
@@ -95,8 +102,34 @@ struct Finish {
   }
 };
 
-template <class T, int lanes, int C, int warps>
-__global__ void __launch_bounds__(warps * 32, row_blocks<T>(warps, C)) kernel(Step<T> p) {
+template <class E, class T>
+__host__ __device__ auto ends_k(const RatForward<T>& a) {
+  if constexpr (sizeof(E) == 1) {
+    return a.cached_k;
+  } else {
+    return a.ends_k;
+  }
+}
+template <class E, class T>
+__host__ __device__ auto ends_v(const RatForward<T>& a) {
+  if constexpr (sizeof(E) == 1) {
+    return a.cached_v;
+  } else {
+    return a.ends_v;
+  }
+}
+template <class T>
+__device__ void put_end(const HeadsRef<T>& ends, int64_t slot, int head, int channel, int dim, float x) {
+  if (channel < dim) at(ends, slot, head)[channel] = from_float<T>(x);
+}
+// Channels of a warp are those of a block of 32.
+template <class T>
+__device__ void put_end(const Mxint8Heads<int8_t>& ends, int64_t slot, int head, int channel, int dim, float x) {
+  mxint8_put<T>(ends, slot, head, channel, dim, x);
+}
+
+template <class T, class E, int lanes, int C, int warps>
+__global__ void __launch_bounds__(warps * 32, row_blocks<E>(warps, C)) kernel(Step<T, E> p) {
   constexpr int width = lanes * C, threads = warps * 32;
   __shared__ RowSums<lanes, C, warps> sums;
   __shared__ Vectors<width, warps> v;
@@ -108,9 +141,8 @@ __global__ void __launch_bounds__(warps * 32, row_blocks<T>(warps, C)) kernel(St
   const bool keeps_state = blockIdx.y == 0;
   Channels<T, threads, width> x;
   x.load_memory(a, c, head, keeps_state);
-  const HeadsRef<const T> ends_k{a.ends_k.data, a.ends_k.row, a.ends_k.head};
-  const HeadsRef<const T> ends_v{a.ends_v.data, a.ends_v.row, a.ends_v.head};
-  RowKeys<T, lanes, C, warps> keys(ends_k, ends_v, head, c.first + count * blockIdx.y / gridDim.y,
+  RowKeys<E, lanes, C, warps> keys(row_source(ends_k<E>(a)), row_source(ends_v<E>(a)), head,
+                                   c.first + count * blockIdx.y / gridDim.y,
                                    c.first + count * (blockIdx.y + 1) / gridDim.y, dim, p.vector);
   wait_for_stream();
   release_next();
@@ -128,16 +160,21 @@ __global__ void __launch_bounds__(warps * 32, row_blocks<T>(warps, C)) kernel(St
       at(a.final_k, c.to, head)[channel] = x.key[i];
       at(a.final_v, c.to, head)[channel] = x.value[i];
     }
-    at(a.ends_v, c.slot, head)[channel] = from_float<T>(x.value[i]);
   });
+  if (keeps_state) {
+    x.all([&](int i, int channel) { put_end<T>(ends_v<E>(a), c.slot, head, channel, dim, x.value[i]); });
+  }
   dot = warp_sum(dot);
   if (threadIdx.x % 32 == 0) v.dots[threadIdx.x / 32] = dot;
   __syncthreads();
   const float scale = rsqrtf(static_cast<float>(dim)) * kLog2e;
-  x.each(dim, [&](int i, int channel) {
-    v.turned[channel] = x.rotated(v.query, i, channel, dim) * scale;
-    if (keeps_state) at(a.ends_k, c.slot, head)[channel] = from_float<T>(x.rotated(v.key, i, channel, dim));
-  });
+  x.each(dim, [&](int i, int channel) { v.turned[channel] = x.rotated(v.query, i, channel, dim) * scale; });
+  if (keeps_state) {
+    x.all([&](int i, int channel) {
+      const float turned = channel < dim ? x.rotated(v.key, i, channel, dim) : 0.0f;
+      put_end<T>(ends_k<E>(a), c.slot, head, channel, dim, turned);
+    });
+  }
   float score = 0;
 #pragma unroll
   for (int w = 0; w < warps; ++w) score += v.dots[w];
@@ -167,8 +204,8 @@ __global__ void __launch_bounds__(warps * 32, row_blocks<T>(warps, C)) kernel(St
   if (keeps_state) own[dim] = score;
 }
 
-template <class T>
-__global__ void __launch_bounds__(kRowMergeThreads) merge_kernel(Step<T> p, int64_t count) {
+template <class T, class E>
+__global__ void __launch_bounds__(kRowMergeThreads) merge_kernel(Step<T, E> p, int64_t count) {
   wait_for_stream();
   release_next();
   const RatForward<T>& a = p.a;
@@ -197,6 +234,23 @@ __global__ void table_kernel(RatStepTable a) {
 
 RowPlan plan_of(const RatShape& s) { return {s.tokens, s.ends, s.heads}; }
 
+template <class E, class T>
+void run(const RatForward<T>& a, void* scratch, cudaStream_t stream) {
+  const RatShape& s = a.shape;
+  const RowPlan plan = plan_of(s);
+  const int64_t n = plan.parts;
+  auto* parts = static_cast<float*>(scratch);
+  const bool vector = s.dim * sizeof(E) % 16 == 0 && aligned16(row_source(ends_k<E>(a)).rows) &&
+                      aligned16(row_source(ends_v<E>(a)).rows);
+  const Step<T, E> p{a, parts, n == 1 ? nullptr : parts + s.tokens * s.heads * n * (s.dim + 2), vector};
+  const dim3 grid(static_cast<unsigned>(s.chunks * s.heads), static_cast<unsigned>(n));
+  with_row_lanes<E>(s.dim, plan.warps, [&]<int lanes, int C, int warps>() {
+    launch_dependent("rat_forward (step)", kernel<T, E, lanes, C, warps>, grid, warps * 32, 0, stream, p);
+  });
+  if (n == 1) return;
+  launch_dependent("rat_forward (parts of a step)", merge_kernel<T, E>, grid.x, kRowMergeThreads, 0, stream, p, n);
+}
+
 }  // namespace rat_step_file
 
 int64_t rat_step_scratch_bytes(const RatShape& s) {
@@ -206,19 +260,7 @@ int64_t rat_step_scratch_bytes(const RatShape& s) {
 
 template <class T>
 void rat_step(const RatForward<T>& a, void* scratch, cudaStream_t stream) {
-  using namespace rat_step_file;
-  const RatShape& s = a.shape;
-  const RowPlan plan = plan_of(s);
-  const int64_t n = plan.parts;
-  auto* parts = static_cast<float*>(scratch);
-  const bool vector = s.dim * sizeof(T) % 16 == 0 && aligned16(a.ends_k) && aligned16(a.ends_v);
-  const Step<T> p{a, parts, n == 1 ? nullptr : parts + s.tokens * s.heads * n * (s.dim + 2), vector};
-  const dim3 grid(static_cast<unsigned>(s.chunks * s.heads), static_cast<unsigned>(n));
-  with_row_lanes<T>(s.dim, plan.warps, [&]<int lanes, int C, int warps>() {
-    launch_dependent("rat_forward (step)", kernel<T, lanes, C, warps>, grid, warps * 32, 0, stream, p);
-  });
-  if (n == 1) return;
-  launch_dependent("rat_forward (parts of a step)", merge_kernel<T>, grid.x, kRowMergeThreads, 0, stream, p, n);
+  a.cached_k ? rat_step_file::run<int8_t>(a, scratch, stream) : rat_step_file::run<T>(a, scratch, stream);
 }
 
 void rat_step_table(const RatStepTable& a, void* stream) {

@@ -1,9 +1,12 @@
 #include "rattan/nn/mixers/rat.h"
 
+#include <ATen/ops/empty.h>
+
 #include <algorithm>
 
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
+#include "rattan/nn/cache_rows.h"
 #include "rattan/nn/mixers/registry.h"
 #include "rattan/ops/ops.h"
 
@@ -89,6 +92,7 @@ at::Tensor Rat::forward(const at::Tensor& x, Call& call) {
 at::Tensor Rat::extend(const at::Tensor& x, State& state, Call& call) {
   Memory memory = memory_of(state);
   if (!memory.ends_k.defined()) fail("extend needs a state made from state_spec()");
+  if (memory.ends_k.scalar_type() == at::kChar) return out_proj_.join(extend_in_8_bits(x, state, call), x, call);
   // Tables first: the launch before a step's mixing must be the projection (ops::rat_extend).
   RatChunks chunks = rat_chunks(call.layout, options_.chunk, memory.ends_k.size(1));
   chunks.rows = memory.ends_k.size(0);
@@ -106,11 +110,49 @@ at::Tensor Rat::extend(const at::Tensor& x, State& state, Call& call) {
   return out_proj_.join(mixed, x, call);
 }
 
+// A step reads the ends where they are. Otherwise the ends that are seen are read to a buffer of the computing type,
+// which holds them exactly; new ones are rounded there before they are seen, then written.
+at::Tensor Rat::extend_in_8_bits(const at::Tensor& x, State& state, Call& call) const {
+  const CacheRows held_k(state, "ends_k"), held_v(state, "ends_v");
+  Memory memory = memory_of(state);
+  const int64_t rows = memory.ends_k.size(0), ends = memory.ends_k.size(1), heads = options_.n_heads;
+  // Tables first, as in extend.
+  const RatChunks chunks = rat_chunks(call.layout, options_.chunk, ends);
+  auto [cos, sin] = tables(chunks, x.device());
+  const at::Tensor proj = in_proj_.enter(x, call).view({-1, 3 * d_model_ + 2 * options_.n_groups * dim_});
+  if (chunks.step && fused(proj, call))
+    return ops::rat_step_cached(proj, gate_bias_(at::kFloat), chunks.table, cos, sin, heads, options_.n_groups,
+                                options_.chunk, {memory.ends_k, state.t.at("ends_k_exponents")},
+                                {memory.ends_v, state.t.at("ends_v_exponents")}, memory.running_k, memory.running_v);
+  const RatSeenEnds seen = rat_seen_ends(call.layout, options_.chunk, rows, ends);
+  const auto type = proj.scalar_type();
+  auto buffer = [&](const CacheRows& held) {
+    at::Tensor out = at::empty({rows, seen.chunks.ends, heads, dim_}, proj.options());
+    out.flatten(0, 1).index_copy_(0, seen.old_scratch, held.read(seen.old_state, type));
+    return out;
+  };
+  Memory scratch{buffer(held_k), buffer(held_v), memory.running_k, memory.running_v};
+  at::Tensor mixed;
+  if (fused(proj, call)) {
+    ops::RatCarry storage{scratch.ends_k, scratch.ends_v, scratch.running_k, scratch.running_v};
+    mixed = ops::rat_extend(proj, gate_bias_(at::kFloat), seen.chunks.table, cos, sin, heads, options_.n_groups,
+                            options_.chunk, storage, false, true);
+  } else {
+    Memory after;
+    std::tie(mixed, after) = compose(proj, seen.chunks, scratch, call, true);
+    scratch = after;
+    memory.running_k.copy_(after.running_k), memory.running_v.copy_(after.running_v);
+  }
+  held_k.write(scratch.ends_k.flatten(0, 1), seen.new_scratch, seen.new_state);
+  held_v.write(scratch.ends_v.flatten(0, 1), seen.new_scratch, seen.new_state);
+  return mixed;
+}
+
 StateSpec Rat::state_spec() const {
   const std::vector<int64_t> shape = {options_.n_heads, dim_};
   StateSpec spec;
-  spec.fields = {{.name = "ends_k", .shape = shape, .every = options_.chunk, .host_ok = true},
-                 {.name = "ends_v", .shape = shape, .every = options_.chunk, .host_ok = true},
+  spec.fields = {{.name = "ends_k", .shape = shape, .every = options_.chunk, .host_ok = true, .rounds = true},
+                 {.name = "ends_v", .shape = shape, .every = options_.chunk, .host_ok = true, .rounds = true},
                  {.name = "running_k", .dtype = at::kFloat, .shape = shape},
                  {.name = "running_v", .dtype = at::kFloat, .shape = shape}};
   spec.resume = options_.chunk;

@@ -3,7 +3,7 @@
 //
 // Weights: in_proj [3D + 2Gp, D] with rows z, v, g, q, k; gate_bias [D]; out_proj [D, D]. Head h uses query and
 // key group h mod G. State: ends_k, ends_v [H, p] an entry per L tokens (keys rotated), running_k, running_v
-// fp32 [H, p] (not rotated). Resumes exactly at multiples of L.
+// fp32 [H, p] (not rotated); the ends may be in 8 bits. Resumes exactly at multiples of L.
 #pragma once
 #include "rattan/nn/linear.h"
 #include "rattan/nn/mixer.h"
@@ -38,7 +38,8 @@ class Rat : public Mixer {
   std::pair<at::Tensor, at::Tensor> tables(const RatChunks& chunks, at::Device device) const;
   // The mixing as tensor algebra around the call's attention core: z * y, and the memory after the batch.
   std::pair<at::Tensor, Memory> compose(const at::Tensor& proj, const RatChunks& chunks, const Memory& before,
-                                        Call& call) const;
+                                        Call& call, bool round_ends = false) const;
+  at::Tensor extend_in_8_bits(const at::Tensor& x, State& state, Call& call) const;  // z * y
 
   RatOptions options_;
   int64_t d_model_, dim_;

@@ -7,6 +7,7 @@
 #include <ATen/ops/stack.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "rattan/base/error.h"
 #include "rattan/base/parallel.h"
@@ -52,7 +53,72 @@ at::Tensor of_steps(const Steps& steps, int64_t chunk, int64_t ends_per_row) {
   return at::stack({token, token + 1, first, first + c, c, from, steps.rows}, 1);
 }
 
+at::Tensor table_of(const std::vector<kernels::RatChunk>& chunks, at::Device device) {
+  constexpr int64_t columns = sizeof(kernels::RatChunk) / sizeof(int32_t);
+  const auto* values = reinterpret_cast<const int32_t*>(chunks.data());
+  return int_table({values, values + chunks.size() * columns}, columns, device);
+}
+
+std::vector<kernels::RatChunk> on_host(const Layout& layout, int64_t chunk, int64_t ends_per_row) {
+  std::vector<kernels::RatChunk> chunks;
+  if (const auto& steps = layout.steps()) {
+    const at::Tensor table = of_steps(*steps, chunk, ends_per_row).to(at::kCPU, at::kInt).contiguous();
+    const auto* values = static_cast<const kernels::RatChunk*>(table.data_ptr());
+    chunks.assign(values, values + table.size(0));
+  } else {
+    for (const Segment& s : layout.segments()) add_segment(layout, s, chunk, ends_per_row, chunks);
+  }
+  return chunks;
+}
+
+// Buffer rows in the order of sequences: old ends, then new ones.
+struct SeenTables {
+  std::vector<kernels::RatChunk> chunks;
+  std::vector<int32_t> old_state, old_scratch, new_scratch, new_state;
+  int32_t ends = 0;
+
+  explicit SeenTables(std::vector<kernels::RatChunk> of_state) : chunks(std::move(of_state)) {
+    for (std::size_t i = 0; i < chunks.size();) {
+      std::size_t end = i;
+      while (end < chunks.size() && chunks[end].first == chunks[i].first) ++end;
+      const int32_t first = chunks[i].first, shift = ends - first;
+      for (int32_t e = first; e < chunks[i].slot; ++e) old_state.push_back(e), old_scratch.push_back(e + shift);
+      for (; i < end; ++i) {
+        kernels::RatChunk& c = chunks[i];
+        new_state.push_back(c.slot), new_scratch.push_back(c.slot + shift);
+        ends = c.slot + shift + 1;
+        c.first += shift, c.slot += shift;
+      }
+    }
+  }
+};
+
 }  // namespace rat_chunks_file
+
+RatSeenEnds rat_seen_ends(const Layout& layout, int64_t chunk, int64_t rows, int64_t ends_per_row) {
+  using namespace rat_chunks_file;
+  const std::string key = fmt::format("rat.seen.{}.{}.", chunk, ends_per_row);
+  std::optional<SeenTables> made;
+  auto tables = [&]() -> const SeenTables& {
+    if (!made) made.emplace(on_host(layout, chunk, ends_per_row));
+    return *made;
+  };
+  auto rows_of = [&](const char* name, std::vector<int32_t> SeenTables::*values) {
+    return layout.table(key + name, [&] {
+      return int_table(tables().*values, 1, layout.device()).view({-1}).to(at::kLong);
+    });
+  };
+  RatSeenEnds seen;
+  seen.chunks.table = layout.table(key + "table", [&] { return table_of(tables().chunks, layout.device()); });
+  seen.old_state = rows_of("old_state", &SeenTables::old_state);
+  seen.old_scratch = rows_of("old_scratch", &SeenTables::old_scratch);
+  seen.new_scratch = rows_of("new_scratch", &SeenTables::new_scratch);
+  seen.new_state = rows_of("new_state", &SeenTables::new_state);
+  seen.chunks.positions = rat_ends(layout, chunk);
+  seen.chunks.rows = rows;
+  seen.chunks.ends = std::max<int64_t>(1, ceil_div(seen.old_state.size(0) + seen.new_state.size(0), rows));
+  return seen;
+}
 
 int64_t rat_ends(const Layout& layout, int64_t chunk) { return layout.last_position() / chunk + 1; }
 
@@ -68,11 +134,7 @@ RatChunks rat_chunks(const Layout& layout, int64_t chunk, int64_t ends_per_row) 
   result.step = !layout.has_padding() && std::all_of(layout.segments().begin(), layout.segments().end(),
                                                      [](const Segment& s) { return s.length() == 1; });
   result.table = layout.table(key, [&] {
-    std::vector<kernels::RatChunk> chunks;
-    for (const Segment& s : layout.segments()) rat_chunks_file::add_segment(layout, s, chunk, ends_per_row, chunks);
-    constexpr int64_t columns = sizeof(kernels::RatChunk) / sizeof(int32_t);
-    const auto* values = reinterpret_cast<const int32_t*>(chunks.data());
-    return int_table({values, values + chunks.size() * columns}, columns, layout.device());
+    return rat_chunks_file::table_of(rat_chunks_file::on_host(layout, chunk, ends_per_row), layout.device());
   });
   if (ends_per_row > 0) {
     result.rows = std::max<int64_t>(1, layout.state_rows());

@@ -9,6 +9,7 @@
 #include "rattan/nn/mixers/rat.h"
 #include "rattan/nn/rope.h"
 #include "rattan/nn/scan_reference.h"
+#include "rattan/ops/ops.h"
 
 namespace rattan::nn {
 namespace rat_compose_file {
@@ -55,7 +56,7 @@ at::Tensor grown(const at::Tensor& carried, at::IntArrayRef shape, const at::Ten
 }  // namespace rat_compose_file
 
 std::pair<at::Tensor, Rat::Memory> Rat::compose(const at::Tensor& proj, const RatChunks& chunks, const Memory& before,
-                                                Call& call) const {
+                                                Call& call, bool round_ends) const {
   using namespace rat_compose_file;
   const int64_t n = proj.size(0), heads = options_.n_heads, group_width = options_.n_groups * dim_;
   const auto wide = proj.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
@@ -73,10 +74,16 @@ std::pair<at::Tensor, Rat::Memory> Rat::compose(const at::Tensor& proj, const Ra
   const at::Tensor local_k = keys.h.view({n, heads, dim_}), local_v = values.h.view({n, heads, dim_});
 
   at::Tensor end_k = keys.last.view({-1, heads, dim_}), rotated_q = q;
-  const at::Tensor end_v = values.last.view({-1, heads, dim_});
+  const at::Tensor last_v = values.last.view({-1, heads, dim_});
   if (options_.rope) {
     end_k = rope(end_k, plan.positions, chunks.positions, options_.rope_base);
     rotated_q = rope(q, plan.token_positions, chunks.positions, options_.rope_base);
+  }
+  at::Tensor end_v = last_v;
+  if (round_ends) {
+    // A kernel rounds what it stores in proj's type.
+    auto rounded = [&](const at::Tensor& x) { return ops::cache_round(x.to(proj.scalar_type())).to(wide); };
+    end_k = rounded(end_k), end_v = rounded(end_v);
   }
   const std::vector<int64_t> shape = {chunks.rows, chunks.ends, heads, dim_};
   const at::Tensor ends_k = grown(before.ends_k, shape, end_k).flatten(0, 1).index_copy(0, plan.slots, end_k);
@@ -102,7 +109,7 @@ std::pair<at::Tensor, Rat::Memory> Rat::compose(const at::Tensor& proj, const Ra
     return base.index_copy(0, plan.to_rows, last.index_select(0, plan.to_chunks));
   };
   Memory after{ends_k.view(shape), ends_v.view(shape), left(before.running_k, keys.last.view({-1, heads, dim_})),
-               left(before.running_v, end_v)};
+               left(before.running_v, last_v)};
   return {(z * y.flatten(1)).to(proj.scalar_type()), after};
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/ops/zeros.h>
 
 #include "rattan/base/error.h"
+#include "rattan/nn/cache_rows.h"
 #include "rattan/nn/mixers/kv_plan.h"
 #include "rattan/nn/rope.h"
 
@@ -26,6 +27,9 @@ at::Tensor or_undefined(const State& state, const char* name) {
 
 at::Tensor seen(const RingPlan& plan, const at::Tensor& ring, const at::Tensor& fresh) {
   return at::cat({ring.index_select(0, plan.old), fresh}).index_select(0, plan.keys);
+}
+at::Tensor seen(const RingPlan& plan, const CacheRows& held, const at::Tensor& fresh) {
+  return at::cat({held.read(plan.old, fresh.scalar_type()), held.seen(fresh)}).index_select(0, plan.keys);
 }
 
 }  // namespace softmax_attention_file
@@ -114,22 +118,30 @@ at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& cal
   using softmax_attention_file::seen;
   const Heads h = project(x, call);
   if (state.t.empty()) fail("extend needs a state made from state_spec()");
-  at::Tensor &cache_k = state.t.at("k"), &cache_v = state.t.at("v");
-  const int64_t rows = cache_k.size(0), entries = cache_k.size(1);
-  at::Tensor k = cache_k.flatten(0, 1), v = cache_v.flatten(0, 1);
-  if (settings_.window >= 0 && !single_tokens(call.layout)) {
+  const int64_t rows = state.t.at("k").size(0), entries = state.t.at("k").size(1);
+  const CacheRows k(state, "k"), v(state, "v");
+  // A cache in 8 bits is not attended in place by many tokens: what they see of it is a ring that never closes.
+  if ((settings_.window >= 0 || k.in_8_bits()) && !single_tokens(call.layout)) {
+    if (settings_.window < 0)
+      require(call.layout.last_position() < entries, "position {} does not fit a state of {} entries",
+              call.layout.last_position(), entries);
     const RingPlan plan = ring_plan(call.layout, rows, entries);
     at::Tensor y = attend(x, h.q, {seen(plan, k, h.k), seen(plan, v, h.v)}, plan.mask, true, call);
-    k.index_copy_(0, plan.slots, h.k.index_select(0, plan.tokens));
-    v.index_copy_(0, plan.slots, h.v.index_select(0, plan.tokens));
+    k.write(h.k, plan.tokens, plan.slots);
+    v.write(h.v, plan.tokens, plan.slots);
     return y;
   }
   const CachePlan plan =
       settings_.window >= 0 ? ring_step_plan(call.layout, rows, entries) : cache_plan(call.layout, rows, entries);
-  auto kept = [&](const at::Tensor& x) { return plan.tokens.defined() ? x.index_select(0, plan.tokens) : x; };
-  k.index_copy_(0, plan.slots, kept(h.k));
-  v.index_copy_(0, plan.slots, kept(h.v));
-  return attend(x, h.q, {k, v}, plan.mask, true, call);
+  k.write(h.k, plan.tokens, plan.slots);
+  v.write(h.v, plan.tokens, plan.slots);
+  const auto type = h.q.scalar_type();
+  if (!k.in_8_bits() || call.core || type == at::kDouble)
+    return attend(x, h.q, {k.all(type), v.all(type)}, plan.mask, true, call);
+  const double scale = 1 / std::sqrt(static_cast<double>(dim_));
+  const at::Tensor o =
+      ops::attention_cached(h.q, k.cached(), v.cached(), plan.mask.begin, plan.mask.end, scale);
+  return out_proj_.join(o.flatten(1), x, call);
 }
 
 StateSpec SoftmaxAttention::state_spec() const {
@@ -138,7 +150,12 @@ StateSpec SoftmaxAttention::state_spec() const {
   StateSpec spec;
   for (const char* name : {"k", "v"})
     spec.fields.push_back(
-        {.name = name, .shape = shape, .every = ring ? 0 : 1, .cap = ring ? settings_.window + 1 : 0, .host_ok = true});
+        {.name = name,
+         .shape = shape,
+         .every = ring ? 0 : 1,
+         .cap = ring ? settings_.window + 1 : 0,
+         .host_ok = true,
+         .rounds = true});
   spec.resume = ring ? 0 : 1;  // a ring has overwritten what a shorter prefix would need
   return spec;
 }

@@ -3,7 +3,7 @@
 // Weights: in_proj with rows v, q, k (widths Hkv p, D, Hkv p); out_proj [D, D]. Head h uses key/value head
 // h / (H / Hkv). Keys are kept rotated by their token position. With a window w, query i sees the keys j with
 // 0 <= i - j <= w, that is w + 1 of them (RAT, arXiv 2507.04416, hybrid; its code counts so).
-// State: k, v [Hkv, p] an entry per token, or a ring of w + 1.
+// State: k, v [Hkv, p] an entry per token, or a ring of w + 1; either may be in 8 bits.
 #pragma once
 #include "rattan/nn/core.h"
 #include "rattan/nn/linear.h"
