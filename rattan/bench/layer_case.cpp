@@ -117,8 +117,7 @@ LayerCase::LayerCase(const LayerBench& config, const std::string& name, int64_t 
 
 nn::State LayerCase::empty_state() const {
   const int64_t longest = *std::max_element(documents_.begin(), documents_.end());
-  return nn::make_state(spec_, batch_ * static_cast<int64_t>(documents_.size()), longest, compute_,
-                        config_.device);
+  return nn::make_state(spec_, batch_ * static_cast<int64_t>(documents_.size()), longest, compute_, config_.device);
 }
 
 at::Tensor LayerCase::rows(at::ScalarType dtype) const {

@@ -29,9 +29,10 @@ void ModelFlags::declare(CLI::App& verb) {
 }
 
 void declare_cache(CLI::App& verb, std::string& cache) {
-  verb.add_option("--cache", cache,
-                  "keys and values that a sequence's state holds: full (the type of the products), or 8bit (MXINT8: half "
-                  "of bf16's memory)")
+  verb.add_option(
+          "--cache", cache,
+          "keys and values that a sequence's state holds: full (the type of the products), or 8bit (MXINT8: half "
+          "of bf16's memory)")
       ->capture_default_str();
 }
 

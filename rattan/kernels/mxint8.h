@@ -17,7 +17,9 @@
 namespace rattan::kernels {
 
 inline constexpr int64_t mxint8_block = 32;
-[[gnu::always_inline]] inline constexpr int64_t mxint8_blocks(int64_t dim) { return (dim + mxint8_block - 1) / mxint8_block; }
+[[gnu::always_inline]] inline constexpr int64_t mxint8_blocks(int64_t dim) {
+  return (dim + mxint8_block - 1) / mxint8_block;
+}
 
 // [rows, heads, dim] codes and [rows, heads, mxint8_blocks(dim)] exponents. Code: int8_t, or const int8_t.
 template <class Code>

@@ -19,7 +19,7 @@ struct LoadOptions {
   // where the processor multiplies bf16 itself.
   std::optional<at::ScalarType> compute;
   ops::Fp8 fp8 = ops::Fp8::off;  // of the projections; beside bf16 alone
-  bool cache_in_8_bits = false;          // keys and values of states (Model)
+  bool cache_in_8_bits = false;  // keys and values of states (Model)
   // Keep every weight in fp32, as training needs. Otherwise matrices are held in the computing type.
   bool trainable = false;
 };

@@ -14,14 +14,14 @@ namespace cache_file {
 using at::Tensor;
 
 void check_cache(const char* op, const Tensor& codes, const Tensor& exponents) {
-  require(codes.dim() == 3 && codes.scalar_type() == at::kChar && exponents.scalar_type() == at::kByte &&
-              exponents.sizes() == at::IntArrayRef({codes.size(0), codes.size(1),
-                                                    kernels::mxint8_blocks(codes.size(2))}) &&
-              (codes.size(2) <= 1 || codes.stride(2) == 1) && (exponents.size(2) <= 1 || exponents.stride(2) == 1),
-          "rattan::{}: an 8-bit cache is int8 codes [rows, heads, p] and uint8 exponents [rows, heads, p / 32 rounded "
-          "up], dense in their last dimensions; got {} [{}] and {} [{}]",
-          op, c10::toString(codes.scalar_type()), fmt::join(codes.sizes(), ", "),
-          c10::toString(exponents.scalar_type()), fmt::join(exponents.sizes(), ", "));
+  require(
+      codes.dim() == 3 && codes.scalar_type() == at::kChar && exponents.scalar_type() == at::kByte &&
+          exponents.sizes() == at::IntArrayRef({codes.size(0), codes.size(1), kernels::mxint8_blocks(codes.size(2))}) &&
+          (codes.size(2) <= 1 || codes.stride(2) == 1) && (exponents.size(2) <= 1 || exponents.stride(2) == 1),
+      "rattan::{}: an 8-bit cache is int8 codes [rows, heads, p] and uint8 exponents [rows, heads, p / 32 rounded "
+      "up], dense in their last dimensions; got {} [{}] and {} [{}]",
+      op, c10::toString(codes.scalar_type()), fmt::join(codes.sizes(), ", "), c10::toString(exponents.scalar_type()),
+      fmt::join(exponents.sizes(), ", "));
 }
 
 // Row numbers in [0, rows); on a device they are the caller's word.
@@ -87,10 +87,10 @@ Tensor attend(const Tensor& q_in, const Tensor& k, const Tensor& k_exponents, co
   check_cache(name, k, k_exponents);
   check_cache(name, v, v_exponents);
   const Tensor q = dense_last(q_in);
-  require(q.dim() == 3 && k.sizes() == v.sizes() && q.size(2) == k.size(2) && k.size(1) > 0 &&
-              q.size(1) % k.size(1) == 0,
-          "rattan::{}: q [{}] does not go with keys [{}] and values [{}]", name, fmt::join(q.sizes(), ", "),
-          fmt::join(k.sizes(), ", "), fmt::join(v.sizes(), ", "));
+  require(
+      q.dim() == 3 && k.sizes() == v.sizes() && q.size(2) == k.size(2) && k.size(1) > 0 && q.size(1) % k.size(1) == 0,
+      "rattan::{}: q [{}] does not go with keys [{}] and values [{}]", name, fmt::join(q.sizes(), ", "),
+      fmt::join(k.sizes(), ", "), fmt::join(v.sizes(), ", "));
   for (const Tensor* t : {&begin, &end})
     require(t->dim() == 1 && t->size(0) == q.size(0) && t->scalar_type() == at::kInt && t->is_contiguous(),
             "rattan::{}: begin and end must be contiguous int32 [{}]", name, q.size(0));
@@ -108,8 +108,8 @@ Tensor attend(const Tensor& q_in, const Tensor& k, const Tensor& k_exponents, co
     a.begin = pointer<const int32_t>(begin), a.end = pointer<const int32_t>(end);
     a.q = heads_ref<const T>(q), a.o = heads_ref<T>(o);
     a.k = read_ref(k, k_exponents), a.v = read_ref(v, v_exponents);
-    RATTAN_LAUNCH_SCRATCH(name, q, attention_cached,
-                          attention_cached_scratch_bytes(a.queries, a.keys, a.heads, a.dim), a);
+    RATTAN_LAUNCH_SCRATCH(name, q, attention_cached, attention_cached_scratch_bytes(a.queries, a.keys, a.heads, a.dim),
+                          a);
   });
   return o;
 }

@@ -145,8 +145,8 @@ TYPED_TEST(Mxint8, AttentionIsTheFormulaOnTheNumbersHeld) {
       end.push_back(i == 2 ? begin.back() : static_cast<int32_t>(s.keys));  // one sees nothing
     }
     const double scale = 1 / std::sqrt(static_cast<double>(s.dim));
-    const auto expected = ref::attention_forward({s.queries, s.keys, s.heads, s.kv_heads, s.dim, scale, begin, end,
-                                                  q.values(), k.values(), v.values()});
+    const auto expected = ref::attention_forward(
+        {s.queries, s.keys, s.heads, s.kv_heads, s.dim, scale, begin, end, q.values(), k.values(), v.values()});
     for_each_isa([&] {
       expect_same_for_any_thread_count([&] {
         Rows<T> o(s.queries, s.heads * s.dim, 2);

@@ -20,9 +20,7 @@ struct Cache {
         blocks(mxint8_blocks(dim_in)),
         codes(static_cast<std::size_t>(rows * heads * dim), 0),
         exponents(static_cast<std::size_t>(rows * heads * blocks), 255) {}
-  Mxint8Heads<int8_t> ref() {
-    return {{codes.data(), heads * dim, dim}, {exponents.data(), heads * blocks, blocks}};
-  }
+  Mxint8Heads<int8_t> ref() { return {{codes.data(), heads * dim, dim}, {exponents.data(), heads * blocks, blocks}}; }
   Mxint8Heads<const int8_t> view() const {
     return {{codes.data(), heads * dim, dim}, {exponents.data(), heads * blocks, blocks}};
   }
@@ -35,7 +33,8 @@ struct Cache {
         for (int64_t i = 0; i < n; ++i) most = std::max(most, std::abs(x[h * dim + c + i]));
         const bool none = most < 0x1p-120;
         const int power = none ? 0 : std::ilogb(most) - 6;
-        exponents[static_cast<std::size_t>(at * blocks + c / mxint8_block)] = static_cast<uint8_t>(none ? 0 : power + 127);
+        exponents[static_cast<std::size_t>(at * blocks + c / mxint8_block)] =
+            static_cast<uint8_t>(none ? 0 : power + 127);
         for (int64_t i = 0; i < n; ++i) {
           const double code = none ? 0 : std::nearbyint(std::ldexp(x[h * dim + c + i], -power));
           codes[static_cast<std::size_t>(at * dim + c + i)] = static_cast<int8_t>(std::clamp(code, -127.0, 127.0));
@@ -136,7 +135,9 @@ struct StepCase {
   void expect_held(const Cache& cache, int64_t end, const std::vector<double>& expected) const {
     for (int64_t h = 0; h < shape.heads; ++h) {
       for (int64_t c = 0; c < shape.dim; ++c) {
-        auto at = [&](int64_t d) { return expected[static_cast<std::size_t>((end * shape.heads + h) * shape.dim + d)]; };
+        auto at = [&](int64_t d) {
+          return expected[static_cast<std::size_t>((end * shape.heads + h) * shape.dim + d)];
+        };
         double most = 0;
         for (int64_t d = c / 32 * 32; d < std::min(shape.dim, c / 32 * 32 + 32); ++d)
           most = std::max(most, std::abs(at(d)));

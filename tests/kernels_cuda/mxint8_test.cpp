@@ -102,9 +102,9 @@ TYPED_TEST(Mxint8Cuda, AttentionIsTheFormulaOnTheNumbersHeld) {
     int64_t queries, keys, heads, kv_heads, dim;
   };
   // Small blocks and large ones, several parts to a query, shared keys, sizes without 16-byte units.
-  for (const Sizes& s : {Sizes{1, 2500, 4, 2, 64}, Sizes{5, 300, 6, 3, 33}, Sizes{3, 70, 2, 2, 128},
-                         Sizes{4, 0, 2, 1, 16}, Sizes{2, 65, 16, 2, 8}, Sizes{40, 900, 16, 8, 128},
-                         Sizes{2, 700, 2, 1, 256}, Sizes{1, 9000, 16, 16, 128}}) {
+  for (const Sizes& s :
+       {Sizes{1, 2500, 4, 2, 64}, Sizes{5, 300, 6, 3, 33}, Sizes{3, 70, 2, 2, 128}, Sizes{4, 0, 2, 1, 16},
+        Sizes{2, 65, 16, 2, 8}, Sizes{40, 900, 16, 8, 128}, Sizes{2, 700, 2, 1, 256}, Sizes{1, 9000, 16, 16, 128}}) {
     SCOPED_TRACE(::testing::Message() << "seed 23, " << s.queries << " queries, " << s.keys << " keys, dim " << s.dim);
     Rng rng(23);
     DeviceRows<T> q = normal_on_device<T>(rng, s.queries, s.heads * s.dim, 8);
@@ -230,8 +230,9 @@ TYPED_TEST(Mxint8Cuda, RoundedEndsAreWhatACacheWouldHold) {
         EXPECT_EQ(held.values(), row) << "on the grid";
         // The recurrence may be rounded otherwise in its last bit, which may move a code by one.
         for (int64_t i = 0; i < width; ++i) {
-          const double most = *std::max_element(row.begin() + i / 32 * 32, row.begin() + std::min(width, i / 32 * 32 + 32),
-                                                [](double x, double y) { return std::abs(x) < std::abs(y); });
+          const double most =
+              *std::max_element(row.begin() + i / 32 * 32, row.begin() + std::min(width, i / 32 * 32 + 32),
+                                [](double x, double y) { return std::abs(x) < std::abs(y); });
           if (c.shape.dim % 32 == 0) {
             EXPECT_NEAR(cache->value(chunk.slot, i / c.shape.dim, i % c.shape.dim), row[static_cast<std::size_t>(i)],
                         std::abs(most) * 0x1p-5);

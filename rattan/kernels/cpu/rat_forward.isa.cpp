@@ -2,8 +2,8 @@
 // recomputes the running keys and values of its tokens, starts the online softmax from the local entry and
 // streams the chunk ends. Tiles of one token (decode) stream the ends of all heads instead.
 #include "rattan/base/parallel.h"
-#include "rattan/kernels/cpu/rat_ends.h"
 #include "rattan/kernels/cpu/mxint8_row.h"
+#include "rattan/kernels/cpu/rat_ends.h"
 #include "rattan/kernels/cpu/softmax_tile.h"
 #include "rattan/kernels/cpu/stream_cached.h"
 #include "rattan/kernels/rat.h"

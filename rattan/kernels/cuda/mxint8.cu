@@ -42,7 +42,8 @@ __global__ void __launch_bounds__(kThreads) load_kernel(Mxint8Load<T> a) {
     if (p.channel >= dim) return;
     const int64_t from = a.from[p.row];
     const float scale = mxint8_scale(at(a.x.exponent, from, p.head)[p.channel / mxint8_block]);
-    at(a.y, p.row, p.head)[p.channel] = from_float<T>(static_cast<float>(at(a.x.code, from, p.head)[p.channel]) * scale);
+    at(a.y, p.row, p.head)[p.channel] =
+        from_float<T>(static_cast<float>(at(a.x.code, from, p.head)[p.channel]) * scale);
   });
 }
 

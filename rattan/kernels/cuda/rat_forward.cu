@@ -32,10 +32,10 @@ void round_ends(const RatForward<T>& a, cudaStream_t stream) {
   Mxint8Round<T> r;
   r.rows = a.shape.chunks, r.heads = a.shape.heads, r.dim = a.shape.dim;
   r.at = &a.table->slot, r.stride = sizeof(RatChunk) / sizeof(int32_t);
-  for (const HeadsRef<T>& ends : {a.ends_k, a.ends_v}) {
-    r.x = ends;
-    mxint8_round(r, stream);
-  }
+  r.x = a.ends_k;
+  mxint8_round(r, stream);
+  r.x = a.ends_v;
+  mxint8_round(r, stream);
 }
 
 template <class T>

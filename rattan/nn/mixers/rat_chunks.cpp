@@ -104,9 +104,8 @@ RatSeenEnds rat_seen_ends(const Layout& layout, int64_t chunk, int64_t rows, int
     return *made;
   };
   auto rows_of = [&](const char* name, std::vector<int32_t> SeenTables::*values) {
-    return layout.table(key + name, [&] {
-      return int_table(tables().*values, 1, layout.device()).view({-1}).to(at::kLong);
-    });
+    return layout.table(key + name,
+                        [&] { return int_table(tables().*values, 1, layout.device()).view({-1}).to(at::kLong); });
   };
   RatSeenEnds seen;
   seen.chunks.table = layout.table(key + "table", [&] { return table_of(tables().chunks, layout.device()); });

@@ -21,9 +21,9 @@ RatChunks rat_chunks(const Layout& layout, int64_t chunk, int64_t ends_per_row);
 // put to rows of a scratch buffer, and new ones taken from it to the state. Row numbers are int64, of the flat state
 // and of the buffer.
 struct RatSeenEnds {
-  RatChunks chunks;                     // ends and rows: those of the buffer, state rows as they are
-  at::Tensor old_state, old_scratch;    // ends that the batch sees and did not write
-  at::Tensor new_scratch, new_state;    // those that it writes
+  RatChunks chunks;                   // ends and rows: those of the buffer, state rows as they are
+  at::Tensor old_state, old_scratch;  // ends that the batch sees and did not write
+  at::Tensor new_scratch, new_state;  // those that it writes
 };
 RatSeenEnds rat_seen_ends(const Layout& layout, int64_t chunk, int64_t rows, int64_t ends_per_row);
 

@@ -139,8 +139,7 @@ at::Tensor SoftmaxAttention::extend(const at::Tensor& x, State& state, Call& cal
   if (!k.in_8_bits() || call.core || type == at::kDouble)
     return attend(x, h.q, {k.all(type), v.all(type)}, plan.mask, true, call);
   const double scale = 1 / std::sqrt(static_cast<double>(dim_));
-  const at::Tensor o =
-      ops::attention_cached(h.q, k.cached(), v.cached(), plan.mask.begin, plan.mask.end, scale);
+  const at::Tensor o = ops::attention_cached(h.q, k.cached(), v.cached(), plan.mask.begin, plan.mask.end, scale);
   return out_proj_.join(o.flatten(1), x, call);
 }
 
@@ -149,13 +148,12 @@ StateSpec SoftmaxAttention::state_spec() const {
   const std::vector<int64_t> shape = {settings_.n_kv_heads, dim_};
   StateSpec spec;
   for (const char* name : {"k", "v"})
-    spec.fields.push_back(
-        {.name = name,
-         .shape = shape,
-         .every = ring ? 0 : 1,
-         .cap = ring ? settings_.window + 1 : 0,
-         .host_ok = true,
-         .rounds = true});
+    spec.fields.push_back({.name = name,
+                           .shape = shape,
+                           .every = ring ? 0 : 1,
+                           .cap = ring ? settings_.window + 1 : 0,
+                           .host_ok = true,
+                           .rounds = true});
   spec.resume = ring ? 0 : 1;  // a ring has overwritten what a shorter prefix would need
   return spec;
 }
