@@ -57,7 +57,7 @@ at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const
                       RatCarry& state, bool step = false, bool round_ends = false);
 // The same step on ends in 8 bits, codes and exponents [R, E, H, ...].
 at::Tensor rat_step_cached(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
-                           const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
+                           const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups,
                            const Cached8& ends_k, const Cached8& ends_v, const at::Tensor& running_k,
                            const at::Tensor& running_v);
 

@@ -225,8 +225,8 @@ Tensor extend(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, 
 }
 
 Tensor step_cached(const Tensor& proj, const Tensor& gate_bias, const Tensor& table, const OptionalTensor& cos,
-                   const OptionalTensor& sin, int64_t heads, int64_t groups, int64_t chunk, Tensor ends_k,
-                   Tensor exponents_k, Tensor ends_v, Tensor exponents_v, Tensor running_k, Tensor running_v) {
+                   const OptionalTensor& sin, int64_t heads, int64_t groups, Tensor ends_k, Tensor exponents_k,
+                   Tensor ends_v, Tensor exponents_v, Tensor running_k, Tensor running_v) {
   require(heads > 0, "rattan::rat: heads must be at least 1, got {}", heads);
   check_carry(ends_k, ends_v, running_k, running_v, at::kChar, heads, gate_bias.numel() / heads);
   const int64_t blocks = kernels::mxint8_blocks(ends_k.size(3));
@@ -238,7 +238,8 @@ Tensor step_cached(const Tensor& proj, const Tensor& gate_bias, const Tensor& ta
   require(table.size(0) == proj.size(0), "rattan::rat: a step of {} tokens needs as many chunks, not {}", proj.size(0),
           table.size(0));
   require(ends_k.is_contiguous() && ends_v.is_contiguous(), "rattan::rat: the ends of a state must be contiguous");
-  return run_forward(proj, gate_bias, table, cos, sin, heads, groups, chunk,
+  // Chunks of one token: more are refused by check_table.
+  return run_forward(proj, gate_bias, table, cos, sin, heads, groups, 1,
                      {.k = ends_k, .v = ends_v, .exponents_k = exponents_k, .exponents_v = exponents_v}, running_k,
                      running_v, running_k, running_v, false, true)
       .out;
@@ -333,7 +334,7 @@ TORCH_LIBRARY_FRAGMENT(rattan, m) {
       "bool round_ends=False) -> Tensor");
   m.def(
       "rat_step_cached_(Tensor proj, Tensor gate_bias, Tensor table, Tensor? cos, Tensor? sin, int heads, int groups, "
-      "int chunk, Tensor(a!) ends_k, Tensor(b!) exponents_k, Tensor(c!) ends_v, Tensor(d!) exponents_v, "
+      "Tensor(a!) ends_k, Tensor(b!) exponents_k, Tensor(c!) ends_v, Tensor(d!) exponents_v, "
       "Tensor(e!) running_k, Tensor(f!) running_v) -> Tensor");
 }
 RATTAN_REGISTER(kernels_of)
@@ -361,12 +362,12 @@ at::Tensor rat_extend(const at::Tensor& proj, const at::Tensor& gate_bias, const
 }
 
 at::Tensor rat_step_cached(const at::Tensor& proj, const at::Tensor& gate_bias, const at::Tensor& table,
-                           const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups, int64_t chunk,
+                           const at::Tensor& cos, const at::Tensor& sin, int64_t heads, int64_t groups,
                            const Cached8& ends_k, const Cached8& ends_v, const at::Tensor& running_k,
                            const at::Tensor& running_v) {
   static auto op = handle<decltype(rat_file::step_cached)>("rattan::rat_step_cached_");
-  return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, chunk, ends_k.codes,
-                 ends_k.exponents, ends_v.codes, ends_v.exponents, running_k, running_v);
+  return op.call(proj, gate_bias, table, optional(cos), optional(sin), heads, groups, ends_k.codes, ends_k.exponents,
+                 ends_v.codes, ends_v.exponents, running_k, running_v);
 }
 
 }  // namespace rattan::ops

@@ -108,7 +108,7 @@ class Tracing(unittest.TestCase):
                               None, None)],
             "rat_extend_": [(proj, bias, begun, cos, sin, *sizes, torch.randn(1, 3, heads, dim),
                              torch.randn(1, 3, heads, dim), *state[2:])],
-            "rat_step_cached_": [(proj, bias, steps, cos, sin, *sizes, *cached(5, 3, heads, dim),
+            "rat_step_cached_": [(proj, bias, steps, cos, sin, heads, groups, *cached(5, 3, heads, dim),
                                   *cached(5, 3, heads, dim), torch.randn(5, heads, dim), torch.randn(5, heads, dim))],
             "cache_store_": [(*cached(6, 2, 40), torch.randn(3, 2, 40), None, torch.tensor([5, 0, 2])),
                              (*cached(6, 2, 40), torch.randn(3, 2, 40), torch.tensor([1]), torch.tensor([4]))],

@@ -122,7 +122,7 @@ at::Tensor Rat::extend_in_8_bits(const at::Tensor& x, State& state, Call& call) 
   const at::Tensor proj = in_proj_.enter(x, call).view({-1, 3 * d_model_ + 2 * options_.n_groups * dim_});
   if (chunks.step && fused(proj, call))
     return ops::rat_step_cached(proj, gate_bias_(at::kFloat), chunks.table, cos, sin, heads, options_.n_groups,
-                                options_.chunk, {memory.ends_k, state.t.at("ends_k_exponents")},
+                                {memory.ends_k, state.t.at("ends_k_exponents")},
                                 {memory.ends_v, state.t.at("ends_v_exponents")}, memory.running_k, memory.running_v);
   const RatSeenEnds seen = rat_seen_ends(call.layout, options_.chunk, rows, ends);
   const auto type = proj.scalar_type();
