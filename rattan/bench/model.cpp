@@ -113,16 +113,20 @@ bool is_out_of_memory(const std::exception& e) {
 // The batch with the most tokens a second, by short trials of a few sizes up to the largest that fits.
 Turn best_decoding(const ModelBench& config, const NamedModel& model) {
   Stage stage(config);
-  auto fits = [&](int64_t batch) {
+  // Whether there was memory for it.
+  auto there_is_room = [&](const std::function<void()>& run) {
+    bool room = true;
     try {
-      stage.enter(decoding(config, model, batch, config.count));
+      run();
     } catch (const std::exception& e) {
-      stage.leave();
+      room = false;
       if (!is_out_of_memory(e)) throw;
-      return false;
     }
     stage.leave();
-    return true;
+    return room;
+  };
+  auto fits = [&](int64_t batch) {
+    return there_is_room([&] { stage.enter(decoding(config, model, batch, config.count)); });
   };
   const int64_t each = spec_of(config, model.config).bytes(config.from + config.count, config.dtype);
   const int64_t most = total_memory(config.device) / std::max<int64_t>(1, each);
@@ -133,12 +137,16 @@ Turn best_decoding(const ModelBench& config, const NamedModel& model) {
   const int64_t stride = std::max<int64_t>(1, config.count / trial_steps);
   for (int64_t batch : batches_to_try(largest)) {
     const Turn turn = decoding(config, model, batch, stride);
-    const auto time =
-        interleave({{.run = [&] { stage.subject().run(); }, .prepare = [&] { stage.enter(turn); }, .warm = true}},
-                   {.seconds = 0, .min_rounds = 1, .max_rounds = 1});
-    tried.emplace_back(batch, turn.make()->tokens() / time[0].median);
-    stage.leave();
+    // The largest that holds its state may lack the room to run.
+    there_is_room([&] {
+      const auto time =
+          interleave({{.run = [&] { stage.subject().run(); }, .prepare = [&] { stage.enter(turn); }, .warm = true}},
+                     {.seconds = 0, .min_rounds = 1, .max_rounds = 1});
+      tried.emplace_back(batch, turn.make()->tokens() / time[0].median);
+    });
   }
+  require(!tried.empty(), "{}: a batch of {} fits the device's memory, but neither it nor smaller ones could be run",
+          model.name, largest);
   const auto best =
       std::max_element(tried.begin(), tried.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   Turn turn = decoding(config, model, best->first, config.stride);

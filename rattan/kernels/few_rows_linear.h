@@ -31,7 +31,8 @@ struct FewRowsEnds {
   const float* norm_weight = nullptr;
   float eps = 0;
   bool gelu = false;   // y = bf16(gelu(bf16(x w^T))), gelu(u) = u Phi(u)
-  RowsRef<float> sum;  // sum += x w^T, which is not rounded in between; a.y is not used
+  // In place of a.y, for a product that is not rounded: sum += x w^T, or wide = x w^T.
+  RowsRef<float> sum, wide;
 };
 inline constexpr int64_t few_rows_norm = 2, few_rows_norm_width = 2048;
 

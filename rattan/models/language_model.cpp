@@ -31,8 +31,7 @@ class LanguageModel::LmHead : public Head {
   explicit LmHead(const nn::Param& weight) : weight_(weight) {}
 
   at::Tensor logits(const at::Tensor& h, nn::Call&) override {
-    at::Tensor out = ops::linear(h, weight_(h.scalar_type()));
-    return h.scalar_type() == at::kDouble ? out : out.to(at::kFloat);
+    return ops::wide_linear(h, weight_(h.scalar_type()));
   }
 
   nn::Loss nll(const at::Tensor& h, const at::Tensor& y, const at::Tensor& weight, nn::Call& call) override {

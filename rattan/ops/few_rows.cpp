@@ -86,6 +86,23 @@ bool add_few_rows_linear([[maybe_unused]] const at::Tensor& sum, const at::Tenso
 #endif
 }
 
+std::optional<at::Tensor> few_rows_wide_linear(const at::Tensor& x, const at::Tensor& weight) {
+  using namespace few_rows_file;
+  if (!x.is_cuda() || !fits(x, weight)) return std::nullopt;
+#ifdef RATTAN_WITH_CUDA
+  const Tensor rows = rows_of(x);
+  const Tensor y = at::empty({rows.size(0), weight.size(0)}, x.options().dtype(at::kFloat));
+  const auto a = call_of<bf16>(rows, weight, {});
+  kernels::cuda::FewRowsEnds ends;
+  ends.wide = rows_ref<float>(y);
+  if (!kernels::cuda::takes_few_rows(a, ends)) return std::nullopt;
+  on_device("linear", rows, [] {}, [&](void* stream) { kernels::cuda::few_rows_linear(a, stream, ends); });
+  return y.view(result_shape(x, weight));
+#else
+  return std::nullopt;
+#endif
+}
+
 std::optional<at::Tensor> few_rows_norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight,
                                                [[maybe_unused]] bool gelu) {
   using namespace few_rows_file;
@@ -113,6 +130,12 @@ std::optional<at::Tensor> few_rows_norm_linear(const at::Tensor& x, const NormTo
 bool joins_norm(const at::Tensor& x, at::ScalarType dtype) {
   return few_rows_file::wanted && x.is_cuda() && x.scalar_type() == at::kFloat && dtype == at::kBFloat16 &&
          x.size(-1) <= kernels::cuda::few_rows_norm_width && x.numel() <= kernels::cuda::few_rows_norm * x.size(-1);
+}
+
+at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& weight) {
+  if (auto y = few_rows_wide_linear(x, weight)) return *y;
+  const at::Tensor y = linear(x, weight);
+  return y.scalar_type() == at::kDouble ? y : y.to(at::kFloat);
 }
 
 at::Tensor norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight, bool gelu) {

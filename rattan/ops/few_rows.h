@@ -16,6 +16,9 @@ std::optional<at::Tensor> few_rows_linear(const at::Tensor& x, const at::Tensor&
 // contiguous fp32. Whether it was done.
 bool add_few_rows_linear(const at::Tensor& sum, const at::Tensor& x, const at::Tensor& weight);
 
+// x weight^T in fp32, not rounded to x's type, under the same conditions; on CUDA alone.
+std::optional<at::Tensor> few_rows_wide_linear(const at::Tensor& x, const at::Tensor& weight);
+
 // x weight^T for the rows that `norm` (ops.h) makes of a stream x, then, if asked, gelu; under the same conditions, on
 // CUDA alone.
 std::optional<at::Tensor> few_rows_norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight,

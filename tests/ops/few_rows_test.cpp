@@ -34,6 +34,9 @@ TEST(FewRows, ProductsOnAGpuAreTheFormulaAndAddToTheStream) {
   EXPECT_EQ(y->sizes(), expected.sizes());
   expect_near(*y, expected);
   EXPECT_TRUE(ops::linear(x, w).equal(*y));
+  const at::Tensor wide = ops::wide_linear(x, w);
+  EXPECT_EQ(wide.scalar_type(), at::kFloat);
+  EXPECT_TRUE(wide.to(at::kBFloat16).equal(*y)) << "the same sums, rounded later";
   const at::Tensor sum = at::randn({1, 5, 96}, on_gpu), before = sum.clone();
   const auto added = ops::add_linear_(sum, x, {w, {}});
   ASSERT_TRUE(added);
@@ -50,6 +53,7 @@ TEST(FewRows, WhatTheKernelDoesNotTakeIsMultipliedAsEver) {
   EXPECT_FALSE(ops::few_rows_linear(bf16({2, 250}), bf16({8, 250}))) << "rows that are not of 16-byte units";
   EXPECT_FALSE(ops::few_rows_linear(at::randn({2, 256}, on_gpu), at::randn({8, 256}, on_gpu))) << "fp32";
   EXPECT_EQ(ops::linear(bf16({2, 250}), bf16({8, 250})).sizes(), at::IntArrayRef({2, 8}));
+  EXPECT_EQ(ops::wide_linear(bf16({2, 250}), bf16({8, 250})).scalar_type(), at::kFloat);
 }
 
 }  // namespace rattan::few_rows_test_file

@@ -206,6 +206,8 @@ __global__ void __launch_bounds__(threads, upper ? 2 : 3)
     for (int w = 0; w < warps; ++w) y += part[w][threadIdx.x];
     if (ends.sum.data) {
       at(ends.sum, r)[column] = y;
+    } else if (ends.wide.data) {
+      at(ends.wide, r)[column] = y;
     } else {
       const bf16 rounded = from_float<bf16>(y);
       at(a.y, r)[column] = ends.gelu ? from_float<bf16>(gelu(as_float(rounded))) : rounded;
