@@ -24,16 +24,21 @@ class PlainLines : public Lines {
       if (n > 0) {
         held_.append(buffer, static_cast<std::size_t>(n));
       } else if (n == 0) {
-        return held_.empty() ? Line{} : take(held_.size(), 0);
+        return held_.empty() ? nothing(Line::Kind::end) : take(held_.size(), 0);
       } else if (errno != EINTR) {
         fail("cannot read standard input: {}", std::strerror(errno));
       } else if (ChatInterrupt::requested()) {
-        return {Line::Kind::interrupted, ""};
+        return nothing(Line::Kind::interrupted);
       }
     }
   }
 
  private:
+  Line nothing(Line::Kind kind) const {
+    if (prompted_) fmt::print(stderr, "\n");
+    return {kind, ""};
+  }
+
   Line take(std::size_t end, std::size_t more) {
     Line line{Line::Kind::text, held_.substr(0, end)};
     held_.erase(0, end + more);
