@@ -201,7 +201,7 @@ TEST(LayerBench, RefusesWhatItDoesNotKnow) {
   EXPECT_THAT(refusal([&](LayerBench& c) { packed(c), c.documents = {0}; }), HasSubstr("at least one token"));
 }
 
-TEST(Interleave, TakesTurns) {
+TEST(Interleave, TakesTurnsThereAndBack) {
   std::string order;
   auto candidate = [&](char name) {
     return Candidate{[&order, name] {
@@ -210,7 +210,7 @@ TEST(Interleave, TakesTurns) {
     }};
   };
   const auto times = interleave({candidate('a'), candidate('b')}, {.seconds = 0, .min_rounds = 3, .max_rounds = 3});
-  EXPECT_EQ(order, "aabbababab");
+  EXPECT_EQ(order, "aabbabbaab");
   ASSERT_EQ(times.size(), 2u);
   EXPECT_EQ(times[0].calls, 3);
 }

@@ -68,7 +68,11 @@ TEST_P(CacheIn8Bits, AnySplitIsTheSame) {
 TEST_P(CacheIn8Bits, IsCloseToTheFullState) {
   const at::Tensor full = run_forward(*mixer, x);
   EXPECT_LE(difference(token_by_token(), full), 3e-2) << "seed " << seed;
-  if (dtype != at::kBFloat16) {
+  // A chunk that is longer than the text never reads what is held in 8 bits.
+  bool reads = false;
+  for (const nn::FieldSpec& field : mixer->state_spec().fields)
+    reads |= field.cap > 0 || (field.every > 0 && field.every < tokens);
+  if (reads && dtype != at::kBFloat16) {
     EXPECT_GT(difference(token_by_token(), full), 1e-5) << "something is rounded";
   }
 }
