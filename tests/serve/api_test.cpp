@@ -288,6 +288,7 @@ TEST_F(ApiTest, States) {
   EXPECT_EQ(post("/state/save", R"({"name":"one","prompt":"hello"})")->json(), json({{"name", "one"}, {"tokens", 5}}));
   EXPECT_EQ(post("/state/restore", R"({"name":"one"})")->json()["prompt"], "hello");
   EXPECT_EQ(post("/state/restore", R"({"name":"two"})")->response.status, 404);
+  EXPECT_EQ(post("/state/save", R"({"name":"one","prompt":"h"})")->response.status, 400);
   write_file(config.state_folder / "bad.safetensors", "damaged");
   const auto bad = post("/state/restore", R"({"name":"bad"})");
   EXPECT_EQ(bad->response.status, 409);
