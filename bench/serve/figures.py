@@ -28,7 +28,7 @@ import urllib.request
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
-import vocabulary  # noqa: E402
+import stacked  # noqa: E402
 
 root = pathlib.Path(__file__).resolve().parents[2]
 program = os.environ.get("RATTAN_PROGRAM", str(root / "build" / "release" / "rattan"))
@@ -190,10 +190,8 @@ def main():
     with tempfile.TemporaryDirectory() as work:
         for number, config in enumerate(a.models.split(",")):
             name, began = pathlib.Path(config).stem, time.monotonic()
-            size = int(re.search(r"^vocab_size *= *(\d+)", (root / config).read_text(), re.M)[1])
-            (pathlib.Path(work) / "tokenizer.model").write_bytes(vocabulary.model_of(size))
             folder = pathlib.Path(work) / name
-            rattan(a, "init", root / config, "--out", folder, "--tokenizer", f"{work}/tokenizer.model")
+            stacked.make(lambda *line: rattan(a, *line), root / config, folder)
             print(f"{name}: {time.monotonic() - began:.1f} s to make", file=sys.stderr, flush=True)
             for part in a.parts or (PARTS if number == 0 else ["chats"]):
                 if number > 0 and part != "chats":

@@ -109,7 +109,7 @@ async def soak(arguments, properties, start):
     with start("--no-prefix-cache", "--sequences", "1") as server:
         alone = await answers_alone(server, good)
     # A budget that fills soon: prefixes give way and sequences are put aside, too.
-    with start("--sequences", "8", "--memory", "2MiB") as server:
+    with start("--sequences", "8", "--memory", "2MiB", "--remember", "10000") as server:
         storm = Storm(server, arguments.seed, good, alone)
         await storm.run(max(50, arguments.requests // 20), arguments.clients)  # caches and arenas are filled
         async with watch.Watch(server) as seen:
