@@ -70,7 +70,7 @@ TEST_P(CacheIn8Bits, IsCloseToTheFullState) {
   EXPECT_LE(difference(token_by_token(), full), 3e-2) << "seed " << seed;
   // A chunk that is longer than the text never reads what is held in 8 bits.
   bool reads = false;
-  for (const nn::FieldSpec& field : mixer->state_spec().fields)
+  for (const nn::Field& field : mixer->state_spec().fields)
     reads |= field.cap > 0 || (field.every > 0 && field.every < tokens);
   if (reads && dtype != at::kBFloat16) {
     EXPECT_GT(difference(token_by_token(), full), 1e-5) << "something is rounded";
