@@ -42,6 +42,10 @@ void declare(CLI::App& verb) {
   verb.add_option("--prompt", c.prompt_tokens, "further tokens of the first turn")->capture_default_str();
   verb.add_option("--turn", c.turn_tokens, "new tokens of each later turn")->capture_default_str();
   verb.add_option("--answer", c.answer_tokens, "tokens of an answer")->capture_default_str();
+  verb.add_option("--temperature", c.temperature, "0: the server takes the most probable token, on its device")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  verb.add_flag("!--whole", c.stream, "take answers whole instead of as streams");
   verb.add_option("--think", c.think_seconds, "seconds between an answer and the next turn")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();

@@ -163,6 +163,10 @@ void declare_http(CLI::App& verb, Flags& f) {
   verb.add_option("--request-seconds", f.api.request_seconds, "an answer may take so long")
       ->check(CLI::PositiveNumber)
       ->capture_default_str();
+  verb.add_option("--remember", f.api.remembered_tokens,
+                  "tokens of past conversations that are known by their text, so that their next turns reuse them")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   verb.add_option("--stream-ms", f.stream_ms,
                   "tokens of a stream that follow one another faster are sent together, the first one at once; 0: each "
                   "by itself")

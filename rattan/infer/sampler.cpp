@@ -23,6 +23,7 @@ bool more_probable(const Candidate& a, const Candidate& b) { return a.p > b.p ||
 struct Weights {
   std::vector<float> of;      // exp((z - max) / T); empty where they were not asked for
   std::vector<float> blocks;  // their sums by kernels::token_block
+  float highest = 0;          // logit
   double normalizer = 0;      // log sum exp z
 };
 
@@ -45,13 +46,12 @@ Weights weigh(std::span<const float> logits, double temperature, bool wanted) {
     args.weights = out.of.data();
     args.block_sums = out.blocks.data();
   }
-  float highest = 0;
   double sum = 0;
-  args.highest = &highest;
+  args.highest = &out.highest;
   args.sum = &sum;
   kernels::token_weights(args);
-  if (std::isinf(highest) || !(sum > 0)) refuse(logits);
-  out.normalizer = highest + std::log(sum);
+  if (std::isinf(out.highest) || !(sum > 0)) refuse(logits);
+  out.normalizer = out.highest + std::log(sum);
   return out;
 }
 
@@ -182,7 +182,7 @@ Choice choose(std::span<const float> logits, const Past& past, const SamplerConf
     z = own = changed_by(logits, past, config);
     w = weigh(z, config.temperature, drawn);
   }
-  if (!drawn) return result(static_cast<int32_t>(std::max_element(z.begin(), z.end()) - z.begin()));
+  if (!drawn) return result(static_cast<int32_t>(std::find(z.begin(), z.end(), w.highest) - z.begin()));
   if (config.top_k == 0 && config.top_p >= 1 && config.min_p == 0) return result(draw(w, rng));
   return result(draw(candidates(w.of, config), rng));
 }

@@ -71,7 +71,8 @@ Api::Api(ApiConfig config, TaskPool& pool, Log& log)
       pool_(pool),
       log_(log),
       created_(std::chrono::duration_cast<std::chrono::seconds>(std::chrono::system_clock::now().time_since_epoch())
-                   .count()) {}
+                   .count()),
+      memory_(static_cast<std::size_t>(config_.remembered_tokens)) {}
 
 Api::~Api() = default;
 

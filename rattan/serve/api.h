@@ -22,8 +22,9 @@ struct ApiConfig {
   std::filesystem::path state_folder;  // of /state/save and /state/restore; empty: they are off
   bool log_prompts = false;
   double request_seconds = 600;
-  double stream_seconds = 0;     // CompletionPlan
-  std::size_t max_tasks = 1024;  // requests that wait to be parsed
+  int64_t remembered_tokens = 4 << 20;  // of conversations: TokenMemory
+  double stream_seconds = 0;            // CompletionPlan
+  std::size_t max_tasks = 1024;         // requests that wait to be parsed
 };
 
 // The model behind the routes, once it is loaded.

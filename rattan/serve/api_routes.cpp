@@ -175,6 +175,7 @@ void Api::save_state(const HttpRequest& request, const std::shared_ptr<Reply>& r
     throw ApiError(400,
                    fmt::format("there are {} tokens; at most {} can be kept", ids.size(), model().limits.max_context),
                    "prompt", "context_length_exceeded");
+  if (ids.size() < 2) throw ApiError(400, "a conversation that is kept has at least 2 tokens", "prompt");
   std::unique_lock lock(state_mutex_, std::try_to_lock);
   if (!lock.owns_lock()) throw ApiError(429, "another state is being saved or restored", "", "busy", 1);
   try {

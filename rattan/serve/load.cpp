@@ -87,32 +87,38 @@ class Load {
 
   // One turn; the answer's tokens are appended to `said`. False if the conversation ends here.
   bool exchange(std::vector<int32_t>& said, int64_t turn, Clock::time_point due, bool leaves) {
-    const json body = {{"prompt", said},           {"max_tokens", config_.answer_tokens},
-                       {"temperature", 1},         {"seed", config_.seed},
-                       {"ignore_eos", true},       {"stream", true},
-                       {"return_token_ids", true}, {"stream_options", {{"include_usage", true}}}};
+    json body = {{"prompt", said},
+                 {"max_tokens", config_.answer_tokens},
+                 {"temperature", config_.temperature},
+                 {"seed", config_.seed},
+                 {"ignore_eos", true},
+                 {"stream", config_.stream},
+                 {"return_token_ids", true}};
+    if (config_.stream) body["stream_options"] = {{"include_usage", true}};
     const auto prompt = static_cast<int64_t>(said.size());
     std::vector<double> gaps;
     double first = -1, last = 0;
     int64_t made = 0, reused = 0;
     std::string refused;
-    const ClientAnswer answer = ask(
-        address_, "/v1/completions", config_.key, body.dump(), config_.timeout_seconds, [&](const std::string& text) {
-          const json event = json::parse(text, nullptr, false);
-          if (!event.is_object() || event.contains("error")) return refused = "an error in the stream", false;
-          if (event.value("usage", json()).is_object())
-            reused = event["usage"].value("/prompt_tokens_details/cached_tokens"_json_pointer, int64_t{0});
-          for (const json& choice : event.value("choices", json::array())) {
-            for (const json& id : choice.value("token_ids", json::array())) {
-              const double now = since(due);
-              first < 0 ? first = now : (gaps.push_back(now - last), 0.0);
-              last = now;
-              ++made;
-              said.push_back(id.get<int32_t>());
-            }
-          }
-          return !leaves || made < std::max<int64_t>(1, config_.answer_tokens / 2);
-        });
+    auto take = [&](const std::string& text) {
+      const json event = json::parse(text, nullptr, false);
+      if (!event.is_object() || event.contains("error")) return refused = "an error in the answer", false;
+      if (event.value("usage", json()).is_object())
+        reused = event["usage"].value("/prompt_tokens_details/cached_tokens"_json_pointer, int64_t{0});
+      for (const json& choice : event.value("choices", json::array())) {
+        for (const json& id : choice.value("token_ids", json::array())) {
+          const double now = since(due);
+          first < 0 ? first = now : (gaps.push_back(now - last), 0.0);
+          last = now;
+          ++made;
+          said.push_back(id.get<int32_t>());
+        }
+      }
+      return !leaves || made < std::max<int64_t>(1, config_.answer_tokens / 2);
+    };
+    const ClientAnswer answer =
+        ask(address_, "/v1/completions", config_.key, body.dump(), config_.timeout_seconds, take);
+    if (!config_.stream && answer.status == 200) take(answer.body);
     const double whole = since(due);
     const std::lock_guard lock(mutex_);
     ++report_.requests;
@@ -132,8 +138,10 @@ class Load {
     ++report_.complete;
     report_.prompt_tokens += prompt;
     report_.reused_tokens += reused;
-    (turn == 0 ? first_token_ : later_).push_back(first);
-    token_.insert(token_.end(), gaps.begin(), gaps.end());
+    if (config_.stream) {
+      (turn == 0 ? first_token_ : later_).push_back(first);
+      token_.insert(token_.end(), gaps.begin(), gaps.end());
+    }
     request_.push_back(whole);
     return true;
   }
@@ -196,6 +204,8 @@ nlohmann::json to_json(const LoadConfig& c, const LoadReport& r) {
             {"prompt_tokens", c.prompt_tokens},
             {"turn_tokens", c.turn_tokens},
             {"answer_tokens", c.answer_tokens},
+            {"temperature", c.temperature},
+            {"stream", c.stream},
             {"think_seconds", c.think_seconds},
             {"leave", c.leave},
             {"seed", c.seed}}},

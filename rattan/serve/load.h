@@ -21,8 +21,10 @@ struct LoadConfig {
   int64_t prompt_tokens = 128;  // of the first turn, the shared ones not counted
   int64_t turn_tokens = 32;     // new ones of each further turn
   int64_t answer_tokens = 32;   // exactly so many are made
-  double think_seconds = 0;     // between an answer and the next turn
-  double leave = 0;             // share of requests whose client leaves in the middle
+  double temperature = 1;
+  bool stream = true;        // false: answers come whole, and have no time to the first token
+  double think_seconds = 0;  // between an answer and the next turn
+  double leave = 0;          // share of requests whose client leaves in the middle
   double timeout_seconds = 300;
   uint64_t seed = 0;
 };

@@ -1,5 +1,7 @@
 #include "rattan/serve/openapi.h"
 
+#include <algorithm>
+
 #include "rattan/base/version.h"
 #include "rattan/serve/json_body.h"
 
@@ -22,7 +24,11 @@ json ids(const RequestLimits& limits) {
   list["minItems"] = 1;
   return list;
 }
+// A member that is null counts as one that is not there.
 json object(json properties, json required = json::array()) {
+  for (auto& [name, schema] : properties.items())
+    if (std::find(required.begin(), required.end(), name) == required.end())
+      schema = {{"anyOf", {std::move(schema), {{"type", "null"}}}}};
   return {{"type", "object"},
           {"properties", std::move(properties)},
           {"required", std::move(required)},
@@ -125,6 +131,12 @@ json post(const char* summary, json schema) {
             {"responses", std::move(responses)}}}};
 }
 
+json completion_post(const char* summary, json schema) {
+  json out = post(summary, std::move(schema));
+  out["post"]["responses"]["200"]["content"]["text/event-stream"] = json::object();
+  return out;
+}
+
 }  // namespace openapi_file
 
 nlohmann::json openapi_document(const RequestLimits& limits) {
@@ -144,8 +156,8 @@ nlohmann::json openapi_document(const RequestLimits& limits) {
       {"components",
        {{"schemas", {{"Error", error}}}, {"securitySchemes", {{"key", {{"type", "http"}, {"scheme", "bearer"}}}}}}},
       {"paths",
-       {{"/v1/completions", post("continue texts or token ids", completion(limits))},
-        {"/v1/chat/completions", post("answer a conversation", chat(limits))},
+       {{"/v1/completions", completion_post("continue texts or token ids", completion(limits))},
+        {"/v1/chat/completions", completion_post("answer a conversation", chat(limits))},
         {"/v1/models", get("the model that is served")},
         {"/tokenize", post("the tokens of a text or a conversation", object({{"model", text("")},
                                                                              {"prompt", text("")},

@@ -164,7 +164,9 @@ std::string read_content(const json* value, const std::string& name) {
     Members part((*value)[i], where + ".");
     const std::string type = part.text("type").value_or("");
     if (type != "text") refuse(where + ".type", "'{}.type' must be text: this server reads nothing else", where);
-    text += part.text("text").value_or("");
+    const auto words = part.text("text");
+    if (!words) refuse(where + ".text", "'{}.text' is missing", where);
+    text += *words;
     part.done();
   }
   return text;

@@ -178,6 +178,7 @@ TEST(Request, Chat) {
       {R"({"messages":[{"role":"tool","content":"a"}]})", "messages[0].role"},
       {R"({"messages":[{"role":"user"}]})", "messages[0].content"},
       {R"({"messages":[{"role":"user","content":[{"type":"image_url"}]}]})", "messages[0].content[0].type"},
+      {R"({"messages":[{"role":"user","content":[{"type":"text"}]}]})", "messages[0].content[0].text"},
       {R"({"messages":[{"role":"user","content":"a","name":"b"}]})", "messages[0].name"},
       {R"({"messages":[{"role":"user","content":"a"}],"tools":[]})", "tools"},
       {R"({"messages":[{"role":"user","content":"a"}],"top_logprobs":3})", "top_logprobs"},

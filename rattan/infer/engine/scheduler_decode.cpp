@@ -37,8 +37,8 @@ void Scheduler::decode_singly(const std::vector<Sequence*>& ready) {
   std::vector<Reader::Token> tokens;
   for (const Sequence* s : ready) tokens.push_back({s->row, s->read, s->ids.back()});
   const auto best = std::count_if(ready.begin(), ready.end(), [](const Sequence* s) { return takes_best(*s); });
-  // Logits are at hand on a processor, so there the device chooses for all or for none.
-  const bool greedy = !config_.strict && (reader_.device().is_cuda() ? best > 0 : best == std::ssize(ready));
+  // A GPU chooses, so that logits need not be copied. On a processor they are at hand, and the host's choice is cheaper.
+  const bool greedy = !config_.strict && reader_.device().is_cuda() && best > 0;
   const Reader::Next next = reader_.step(tokens, memory_.free_rows(), greedy ? vocabulary_ : 0);
   std::vector<NextToken> made = next_tokens(ready, next, vocabulary_);
   for (Sequence* s : ready) ++s->read;
