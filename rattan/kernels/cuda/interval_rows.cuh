@@ -168,6 +168,19 @@ struct RowKeys {
     load(v, value_scales, values, value_row, own());
   }
 
+  // Asks the L2 cache for the keys and values of the next `rounds` rounds.
+  __device__ void fetch_ahead(int rounds) const {
+    if (first >= dim) return;
+    for (int j0 = own() + stride, r = 0; r < rounds && j0 < count; j0 += stride, ++r) {
+#pragma unroll
+      for (int b = 0; b < round; ++b) {
+        const int key = min(j0 + b, count - 1);
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(keys + key * key_row));
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(values + key * value_row));
+      }
+    }
+  }
+
   // q: this lane's channels, times the scale and log2 e.
   __device__ RowSoftmax<C> attend(const float (&q)[C]) {
     RowSoftmax<C> state;

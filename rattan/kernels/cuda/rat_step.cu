@@ -144,6 +144,8 @@ __global__ void __launch_bounds__(warps * 32, row_blocks<E>(warps, C)) kernel(St
   RowKeys<E, lanes, C, warps> keys(row_source(ends_k<E>(a)), row_source(ends_v<E>(a)), head,
                                    c.first + count * blockIdx.y / gridDim.y,
                                    c.first + count * (blockIdx.y + 1) / gridDim.y, dim, p.vector);
+  // Few sequences: what is asked for later would stand behind the weights of the products that start early.
+  if constexpr (warps == RowPlan::wide) keys.fetch_ahead(3);
   wait_for_stream();
   release_next();
   x.load_token(a, c, head, keeps_state);
