@@ -58,7 +58,7 @@ def rat_step_cached(proj: Tensor, gate_bias: Tensor, *_):
 
 
 @register_fake("rattan::cache_store_")
-def cache_store(codes: Tensor, exponents: Tensor, x: Tensor, source: Optional, to: Tensor):
+def cache_store(codes: Tensor, exponents: Tensor, x: Tensor, source: Optional, rows: Tensor):
     return None
 
 

@@ -122,8 +122,8 @@ void kernels_of(torch::Library& m) {
 }
 
 TORCH_LIBRARY_FRAGMENT(rattan, m) {
-  m.def("cache_store_(Tensor(a!) codes, Tensor(b!) exponents, Tensor x, Tensor? from, Tensor to) -> ()");
-  m.def("cache_load(Tensor codes, Tensor exponents, Tensor from, ScalarType dtype) -> Tensor");
+  m.def("cache_store_(Tensor(a!) codes, Tensor(b!) exponents, Tensor x, Tensor? source, Tensor rows) -> ()");
+  m.def("cache_load(Tensor codes, Tensor exponents, Tensor source, ScalarType dtype) -> Tensor");
   m.def("cache_round(Tensor x) -> Tensor");
   m.def(
       "attention_cached(Tensor q, Tensor k, Tensor k_exponents, Tensor v, Tensor v_exponents, Tensor begin, "
