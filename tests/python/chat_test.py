@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 import unittest
 
@@ -230,7 +231,9 @@ class Terminal:
         self.out, self.shown = b"", b""
 
     def step(self):
+        """Takes what has come; false if nothing did for a moment, or never will."""
         ready, _, _ = select.select([self.out_file, self.keys], [], [], 0.05)
+        more = False
         for file in ready:
             try:
                 data = os.read(file, 4096)
@@ -240,6 +243,8 @@ class Terminal:
                 self.shown += data
             else:
                 self.out += data
+            more = more or bool(data)
+        return more
 
     def wait_for(self, condition):
         end = time.monotonic() + WAIT
@@ -249,7 +254,8 @@ class Terminal:
             self.step()
 
     def prompted(self, after=0):
-        self.wait_for(lambda: b"> " in self.shown[after:])
+        # The prompt is shown a moment before the editor gets the keys; until then the terminal has its own idea of them.
+        self.wait_for(lambda: b"> " in self.shown[after:] and not termios.tcgetattr(self.keys)[3] & termios.ICANON)
 
     def type(self, keys, word):
         """Types, and waits until the program has said `word` and asks for the next line."""
@@ -257,6 +263,8 @@ class Terminal:
         os.write(self.keys, keys)
         self.wait_for(lambda: word in self.shown[start:])
         self.prompted(self.shown.index(word, start))
+        while self.step():  # the answer comes by another way and may still be under way
+            pass
 
     def end(self):
         os.write(self.keys, b"\x04")
@@ -266,6 +274,8 @@ class Terminal:
             self.step()
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             code = os.waitstatus_to_exitcode(status) if pid else None
+        while self.step():
+            pass
         os.close(self.keys)
         os.close(self.out_file)
         return code
