@@ -49,7 +49,7 @@ def rattan(arguments, *line, cores=(0,)):
 
 class Server:
     def __init__(self, arguments, folder, *flags):
-        self.arguments, self.log = arguments, tempfile.TemporaryFile("w+")
+        self.arguments, self.log, self.loads = arguments, tempfile.TemporaryFile("w+"), 0
         self.process = subprocess.Popen(
             [program, "serve", str(folder), "--port", "0", "--device", arguments.device, *arguments.threads_flags,
              *map(str, flags)], stderr=self.log, preexec_fn=pin(arguments, (0,)))
@@ -71,6 +71,9 @@ class Server:
         self.process.wait(60)
 
     def load(self, **flags):
+        """Every load has prompts of its own, of which nothing is known from before."""
+        self.loads += 1
+        flags["seed"] = self.loads
         line = [x for name, value in flags.items() for x in ([f"--{name}"] if value is True else [f"--{name}", value])]
         return rattan(self.arguments, "bench", "serve", self.url, *line, cores=(1,))
 
@@ -149,7 +152,7 @@ def arrival(a, folder):
         alone = [server.load(conversations=8, **{**load, "concurrency": 1}) for _ in range(2)][-1]
         without = server.load(conversations=128, **load)
         long = subprocess.Popen([program, "bench", "serve", server.url, "--conversations", "1", "--prompt",
-                                 str(a.history), "--answer", "8", "--json"], stdout=subprocess.PIPE,
+                                 str(a.history), "--answer", "8", "--seed", "99", "--json"], stdout=subprocess.PIPE,
                                 preexec_fn=pin(a, (1,)))
         during = server.load(conversations=128, **load)
         still_reading = long.poll() is None

@@ -55,13 +55,16 @@ def arguments_of(line):
     parser.add_argument("--seconds", type=float, help="trace: how long (900; short: 15)")
     parser.add_argument("--rate", type=float, default=8, help="trace: arrivals a second (8)")
     parser.add_argument("--connections", type=int, help="idle: how many (10000; short: 5000)")
-    parser.add_argument("--most-growth", type=float, default=2, help="MiB that memory may rise over the last half (2)")
+    parser.add_argument("--most-growth", type=float,
+                        help="MiB that memory may rise over the last half (2; short: 4, since caches still fill)")
     parser.add_argument("--any-latency", action="store_true", help="tell latencies, do not judge them")
     parser.add_argument("--any-memory", action="store_true", help="the same for memory: for sanitizers")
     parser.add_argument("--out", type=pathlib.Path, help="the JSON document goes there, too")
     a = parser.parse_args(line)
     a.parts = a.parts or list(PARTS)
     a.any_latency = a.any_latency or a.short
+    if a.most_growth is None:
+        a.most_growth = 4 if a.short else 2
     a.requests = a.requests or (300 if a.short else 2000)
     a.seconds = a.seconds or (15 if a.short else 900)
     a.connections = a.connections or (5000 if a.short else 10000)

@@ -75,7 +75,7 @@ class Trace:
 
 
 async def soak(arguments, properties, start):
-    with start("--sequences", "16", "--memory", "4MiB", "--remember", "5000") as server:  # caches that are soon full
+    with start("--sequences", "16", "--memory", "1MiB", "--remember", "5000") as server:  # caches that are soon full
         trace = Trace(server, arguments.seed)
         await trace.run(max(2, arguments.seconds / 30), arguments.rate)
         trace.done.clear()

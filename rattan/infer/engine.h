@@ -37,7 +37,7 @@ struct EngineConfig {
   int64_t max_sequences = 64;     // that run at the same time
   int64_t max_context = 4096;     // tokens of a sequence, prompt and answer
   int64_t memory = 0;             // bytes for states and cached prefixes; 0: what max_sequences take, and as much again
-  int64_t prefill_tokens = 512;   // prompt tokens that one step reads at most, divided evenly among waiting prompts
+  int64_t prefill_tokens = 512;   // prompt tokens that one step reads at most, shared by the prompts that wait
   int64_t max_waiting = 1024;     // requests in the queue
   int64_t snapshot_every = 1024;  // tokens between the snapshots of states that resume nowhere else
   int64_t lookup = 0;             // tokens a step guesses from the sequence's own past (exact); 0: none

@@ -9,24 +9,32 @@ namespace scheduler_prefill_file {
 // Tokens of a prompt in one step where each is a call of its own, so that steps stay short.
 constexpr int64_t strict_piece = 16;
 
+// Tokens below which a call of the model costs more than they do: shares are not cut smaller.
+constexpr int64_t least_share = 256;
+
 }  // namespace scheduler_prefill_file
 
-// Everyone gets an equal share of the step's tokens; what short prompts leave over goes to longer ones.
+// The step's tokens are shared evenly, but not into small pieces: the prompt that came first has one for certain, so
+// that it gets on whoever arrives, then those with the least left to read. What short prompts leave over goes to longer
+// ones.
 std::vector<Reader::Piece> Scheduler::pieces(const std::vector<Sequence*>& readers) const {
-  using scheduler_prefill_file::strict_piece;
+  using scheduler_prefill_file::least_share, scheduler_prefill_file::strict_piece;
   std::vector<Sequence*> by_rest = readers;
   std::stable_sort(by_rest.begin(), by_rest.end(),
                    [](const Sequence* a, const Sequence* b) { return a->target() - a->read < b->target() - b->read; });
+  const auto oldest = std::min_element(
+      by_rest.begin(), by_rest.end(), [](const Sequence* a, const Sequence* b) { return a->admission < b->admission; });
+  std::rotate(by_rest.begin(), oldest, oldest + 1);
   int64_t left = config_.prefill_tokens;
   std::vector<Reader::Piece> out;
   for (std::size_t i = 0; i < by_rest.size(); ++i) {
+    if (left <= 0) break;
     const Sequence& s = *by_rest[i];
     const auto others = static_cast<int64_t>(by_rest.size() - i);
-    int64_t n = std::min(s.target() - s.read, std::max<int64_t>(1, left / others));
+    int64_t n = std::min({s.target() - s.read, std::max(least_share, left / others), left});
     if (config_.strict) n = std::min(n, strict_piece);
     n = cache_.stop_before(s.read, n);
     if (reader_.whole_prefix()) n = s.target() - s.read;
-    if (left <= 0) break;
     left -= n;
     out.push_back(
         {{s.row, s.read, std::span(s.ids).subspan(static_cast<std::size_t>(s.read), static_cast<std::size_t>(n))},
