@@ -30,7 +30,7 @@ struct FewRowsEnds {
   RowsRef<const float> norm_x;
   const float* norm_weight = nullptr;
   float eps = 0;
-  bool gelu = false;   // y = bf16(gelu(bf16(x w^T))), gelu(u) = u Phi(u)
+  bool gelu = false;  // y = bf16(gelu(bf16(x w^T))), gelu(u) = u Phi(u)
   // In place of a.y, for a product that is not rounded: sum += x w^T, or wide = x w^T.
   RowsRef<float> sum, wide;
 };

@@ -30,9 +30,7 @@ class LanguageModel::LmHead : public Head {
  public:
   explicit LmHead(const nn::Param& weight) : weight_(weight) {}
 
-  at::Tensor logits(const at::Tensor& h, nn::Call&) override {
-    return ops::wide_linear(h, weight_(h.scalar_type()));
-  }
+  at::Tensor logits(const at::Tensor& h, nn::Call&) override { return ops::wide_linear(h, weight_(h.scalar_type())); }
 
   nn::Loss nll(const at::Tensor& h, const at::Tensor& y, const at::Tensor& weight, nn::Call& call) override {
     const at::Tensor rows = h.flatten(0, 1), target = y.flatten(), w = weight.defined() ? weight.flatten() : weight;

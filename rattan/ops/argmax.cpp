@@ -1,6 +1,7 @@
+#include "rattan/kernels/argmax.h"
+
 #include <ATen/ops/argmax.h>
 
-#include "rattan/kernels/argmax.h"
 #include "rattan/ops/launch.h"
 #include "rattan/ops/ops.h"
 
@@ -13,7 +14,8 @@ void argmax_into(const at::Tensor& index, const at::Tensor& x) {
     return with_type("argmax", x.scalar_type(), [&]<class T>() {
       kernels::Argmax<T> a;
       a.rows = x.size(0), a.dim = x.size(1), a.x = rows_ref<const T>(x), a.index = pointer<int64_t>(index);
-      on_device("argmax", x, [] {}, [&](void* stream) { kernels::cuda::argmax(a, stream); });
+      on_device(
+          "argmax", x, [] {}, [&](void* stream) { kernels::cuda::argmax(a, stream); });
     });
   }
 #endif

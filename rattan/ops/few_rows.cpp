@@ -96,7 +96,8 @@ std::optional<at::Tensor> few_rows_wide_linear(const at::Tensor& x, const at::Te
   kernels::cuda::FewRowsEnds ends;
   ends.wide = rows_ref<float>(y);
   if (!kernels::cuda::takes_few_rows(a, ends)) return std::nullopt;
-  on_device("linear", rows, [] {}, [&](void* stream) { kernels::cuda::few_rows_linear(a, stream, ends); });
+  on_device(
+      "linear", rows, [] {}, [&](void* stream) { kernels::cuda::few_rows_linear(a, stream, ends); });
   return y.view(result_shape(x, weight));
 #else
   return std::nullopt;

@@ -79,7 +79,8 @@ std::tuple<at::Tensor, at::Tensor> rms_norm_after(const at::Tensor& x, const at:
 // multiplies: product_choice.h. Differentiable.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight);
 at::Tensor linear(const at::Tensor& x, const Weight& weight);
-// The same in fp32 (float64 for float64), as logits are wanted; within a FewRowsScope not rounded before. Differentiable.
+// The same in fp32 (float64 for float64), as logits are wanted; within a FewRowsScope not rounded before.
+// Differentiable.
 at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& weight);
 // a b of matrices, like at::mm, by the same choice.
 at::Tensor product(const at::Tensor& a, const at::Tensor& b);

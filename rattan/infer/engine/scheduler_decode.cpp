@@ -37,7 +37,8 @@ void Scheduler::decode_singly(const std::vector<Sequence*>& ready) {
   std::vector<Reader::Token> tokens;
   for (const Sequence* s : ready) tokens.push_back({s->row, s->read, s->ids.back()});
   const auto best = std::count_if(ready.begin(), ready.end(), [](const Sequence* s) { return takes_best(*s); });
-  // A GPU chooses, so that logits need not be copied. On a processor they are at hand, and the host's choice is cheaper.
+  // A GPU chooses, so that logits need not be copied. On a processor they are at hand, and the host's choice is
+  // cheaper.
   const bool greedy = !config_.strict && reader_.device().is_cuda() && best > 0;
   const Reader::Next next = reader_.step(tokens, memory_.free_rows(), greedy ? vocabulary_ : 0);
   std::vector<NextToken> made = next_tokens(ready, next, vocabulary_);
