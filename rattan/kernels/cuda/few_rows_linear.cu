@@ -232,16 +232,18 @@ void few_rows_linear(const FewRowsLinear<bf16>& a, void* stream_pointer, const F
   const auto tiles = blocks_for(a.out, columns), blocks = 2 * int64_t{multiprocessors()};
   const auto steps = static_cast<int>(blocks_for(a.in, 32 * warps * group) * group);
   const auto grid = static_cast<unsigned>(tiles < blocks ? tiles : blocks);
+  constexpr auto ring_bytes = [](int batches) { return batches * batch * threads * 16; };
   const auto launch = [&]<int batches>() {
     auto* chosen = ends.norm_weight ? kernel<false, true, batches>
                    : a.rows > 8     ? kernel<true, false, batches>
                                     : kernel<false, false, batches>;
-    constexpr int ring = batches * batch * threads * 16;
-    allow_shared_memory(reinterpret_cast<const void*>(chosen), ring, "few_rows_linear");
-    launch_dependent("few_rows_linear", chosen, grid, threads, ring, stream, a, ends, steps);
+    allow_shared_memory(reinterpret_cast<const void*>(chosen), ring_bytes(batches), "few_rows_linear");
+    launch_dependent("few_rows_linear", chosen, grid, threads, ring_bytes(batches), stream, a, ends, steps);
   };
   const int64_t pieces = blocks_for(tiles, grid) * steps;  // of a lane
-  pieces <= 2 * batch ? launch.template operator()<2>() : launch.template operator()<6>();
+  // Beside the ring a block has up to 9 KB of its own; cards of compute capability 8.6 and 8.9 have 99 KB for it.
+  const bool narrow = pieces <= 2 * batch || block_shared_memory() < ring_bytes(6) + 9 * 1024;
+  narrow ? launch.template operator()<2>() : launch.template operator()<6>();
 }
 
 }  // namespace rattan::kernels::cuda

@@ -48,6 +48,7 @@ bool may_start_early(void* stream) {
 }
 
 int multiprocessors() { return launch_file::attribute(cudaDevAttrMultiProcessorCount); }
+int64_t block_shared_memory() { return launch_file::attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin); }
 
 void check_dim(const char* kernel, int64_t dim) {
   if (dim > 256) fail("CUDA: {} takes head dimensions up to 256, got {}; use more heads or the CPU", kernel, dim);

@@ -23,7 +23,9 @@ void check_dim(const char* kernel, int64_t dim);
 // can do it (dependent_launch.cuh).
 bool may_start_early(void* stream);
 
-int multiprocessors();  // of the current device
+// Of the current device.
+int multiprocessors();
+int64_t block_shared_memory();  // bytes that a block may have, where they are asked for
 
 // out[c] = sum over r of partial[r, c], in an order that depends on `rows` alone. [rows, dim] -> [dim]
 void column_sum(const float* partial, int64_t rows, int64_t dim, float* out, void* stream);
