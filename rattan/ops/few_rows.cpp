@@ -135,13 +135,13 @@ bool joins_norm(const at::Tensor& x, at::ScalarType dtype) {
 
 at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& weight) {
   if (auto y = few_rows_wide_linear(x, weight)) return *y;
-  const at::Tensor y = linear(x, weight);
+  at::Tensor y = linear(x, weight);
   return y.scalar_type() == at::kDouble ? y : y.to(at::kFloat);
 }
 
 at::Tensor norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight, bool gelu) {
   if (auto y = few_rows_norm_linear(x, norm, weight, gelu)) return *y;
-  const at::Tensor y = linear(std::get<1>(add_rms_norm(x, {}, norm.weight, norm.eps, norm.dtype)), weight);
+  at::Tensor y = linear(std::get<1>(add_rms_norm(x, {}, norm.weight, norm.eps, norm.dtype)), weight);
   return gelu ? ops::gelu(y) : y;
 }
 

@@ -5,6 +5,7 @@
 #include <future>
 #include <limits>
 #include <mutex>
+#include <utility>
 
 #include "rattan/base/error.h"
 #include "rattan/infer/engine/fingerprint.h"
@@ -70,7 +71,7 @@ struct Engine::Impl {
 };
 
 Engine::Engine(models::Model& model, const Tokenizer& tokenizer, EngineConfig config)
-    : impl_(std::make_unique<Impl>(model, tokenizer, engine_file::checked(config, model))) {}
+    : impl_(std::make_unique<Impl>(model, tokenizer, engine_file::checked(std::move(config), model))) {}
 
 Engine::~Engine() = default;
 

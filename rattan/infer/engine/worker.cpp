@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <exception>
 #include <future>
+#include <utility>
 
 #include "rattan/base/error.h"
 
@@ -31,7 +32,7 @@ void add(Histogram& h, Clock::duration elapsed) {
 }  // namespace worker_file
 
 Worker::Worker(models::Model& model, const Tokenizer& tokenizer, EngineConfig config)
-    : model_(model), tokenizer_(tokenizer), config_(config), scheduler_(model, tokenizer, config_, *this) {
+    : model_(model), tokenizer_(tokenizer), config_(std::move(config)), scheduler_(model, tokenizer, config_, *this) {
   stats_.first_token_seconds = stats_.token_seconds = stats_.queue_seconds = worker_file::seconds();
   stats_.slots = scheduler_.rows();
   publish();
