@@ -20,7 +20,7 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
 at::Tensor Linear::enter(const at::Tensor& x, const Call& call, bool gelu) const {
   const ops::NormToCome* norm = call.norm;
   if (norm && fp8_ == ops::Fp8::off) return ops::norm_linear(x, *norm, weight_(norm->dtype), gelu);
-  at::Tensor y = (*this)(norm ? std::get<1>(ops::add_rms_norm(x, {}, norm->weight, norm->eps, norm->dtype)) : x);
+  at::Tensor y = (*this)(norm ? ops::normed(x, *norm) : x);
   if (!gelu) return y;
   return y.scalar_type() == at::kDouble ? at::gelu(y) : ops::gelu(y);
 }

@@ -46,6 +46,16 @@ std::vector<int64_t> result_shape(const Tensor& x, const Tensor& weight) {
 
 Tensor rows_of(const Tensor& x) { return x.reshape({-1, x.size(-1)}).contiguous(); }
 
+#ifdef RATTAN_WITH_CUDA
+// Launches the product on the device of `rows`; false, and nothing is done, for what the kernel does not take.
+bool launched(const Tensor& rows, const kernels::FewRowsLinear<bf16>& a, const kernels::cuda::FewRowsEnds& ends = {}) {
+  if (!kernels::cuda::takes_few_rows(a, ends)) return false;
+  on_device(
+      "linear", rows, [] {}, [&](void* stream) { kernels::cuda::few_rows_linear(a, stream, ends); });
+  return true;
+}
+#endif
+
 }  // namespace few_rows_file
 
 FewRowsScope::FewRowsScope() : before_(std::exchange(few_rows_file::wanted, true)) {}
@@ -58,9 +68,7 @@ std::optional<at::Tensor> few_rows_linear(const at::Tensor& x, const at::Tensor&
   const Tensor y = at::empty({rows.size(0), weight.size(0)}, x.options());
 #ifdef RATTAN_WITH_CUDA
   if (x.is_cuda()) {
-    const auto a = call_of<bf16>(rows, weight, y);
-    if (!kernels::cuda::takes_few_rows(a)) return std::nullopt;
-    RATTAN_LAUNCH("linear", rows, few_rows_linear, a);
+    if (!launched(rows, call_of<bf16>(rows, weight, y))) return std::nullopt;
     return y.view(result_shape(x, weight));
   }
 #endif
@@ -74,13 +82,9 @@ bool add_few_rows_linear([[maybe_unused]] const at::Tensor& sum, const at::Tenso
   if (!x.is_cuda() || !fits(x, weight)) return false;
 #ifdef RATTAN_WITH_CUDA
   const Tensor rows = rows_of(x), out = sum.view({rows.size(0), weight.size(0)});
-  const auto a = call_of<bf16>(rows, weight, {});
   kernels::cuda::FewRowsEnds ends;
   ends.sum = rows_ref<float>(out);
-  if (!kernels::cuda::takes_few_rows(a, ends)) return false;
-  on_device(
-      "linear", rows, [] {}, [&](void* stream) { kernels::cuda::few_rows_linear(a, stream, ends); });
-  return true;
+  return launched(rows, call_of<bf16>(rows, weight, {}), ends);
 #else
   return false;
 #endif
@@ -92,12 +96,9 @@ std::optional<at::Tensor> few_rows_wide_linear(const at::Tensor& x, const at::Te
 #ifdef RATTAN_WITH_CUDA
   const Tensor rows = rows_of(x);
   const Tensor y = at::empty({rows.size(0), weight.size(0)}, x.options().dtype(at::kFloat));
-  const auto a = call_of<bf16>(rows, weight, {});
   kernels::cuda::FewRowsEnds ends;
   ends.wide = rows_ref<float>(y);
-  if (!kernels::cuda::takes_few_rows(a, ends)) return std::nullopt;
-  on_device(
-      "linear", rows, [] {}, [&](void* stream) { kernels::cuda::few_rows_linear(a, stream, ends); });
+  if (!launched(rows, call_of<bf16>(rows, weight, {}), ends)) return std::nullopt;
   return y.view(result_shape(x, weight));
 #else
   return std::nullopt;
@@ -119,9 +120,7 @@ std::optional<at::Tensor> few_rows_norm_linear(const at::Tensor& x, const NormTo
   kernels::cuda::FewRowsEnds ends;
   ends.norm_x = rows_ref<const float>(rows), ends.norm_weight = static_cast<const float*>(scale.const_data_ptr());
   ends.eps = static_cast<float>(norm.eps), ends.gelu = gelu;
-  if (!kernels::cuda::takes_few_rows(a, ends)) return std::nullopt;
-  on_device(
-      "linear", rows, [] {}, [&](void* stream) { kernels::cuda::few_rows_linear(a, stream, ends); });
+  if (!launched(rows, a, ends)) return std::nullopt;
   return y.view(result_shape(x, weight));
 #else
   return std::nullopt;
@@ -139,9 +138,13 @@ at::Tensor wide_linear(const at::Tensor& x, const at::Tensor& weight) {
   return y.scalar_type() == at::kDouble ? y : y.to(at::kFloat);
 }
 
+at::Tensor normed(const at::Tensor& x, const NormToCome& norm) {
+  return std::get<1>(add_rms_norm(x, {}, norm.weight, norm.eps, norm.dtype));
+}
+
 at::Tensor norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight, bool gelu) {
   if (auto y = few_rows_norm_linear(x, norm, weight, gelu)) return *y;
-  at::Tensor y = linear(std::get<1>(add_rms_norm(x, {}, norm.weight, norm.eps, norm.dtype)), weight);
+  at::Tensor y = linear(normed(x, norm), weight);
   return gelu ? ops::gelu(y) : y;
 }
 

@@ -91,8 +91,9 @@ struct NormToCome {
   double eps = 0;
   at::ScalarType dtype = at::kFloat;
 };
-// linear(norm(x), weight), then gelu if asked, for x fp32 [..., D]; no operator and not differentiable. One kernel
-// where joins_norm(x, dtype) says so, which is within a FewRowsScope alone.
+at::Tensor normed(const at::Tensor& x, const NormToCome& norm);  // of x fp32 [..., D]
+// linear(normed(x, norm), weight), then gelu if asked, for x fp32 [..., D]; no operator and not differentiable. One
+// kernel where joins_norm(x, dtype) says so, which is within a FewRowsScope alone.
 at::Tensor norm_linear(const at::Tensor& x, const NormToCome& norm, const at::Tensor& weight, bool gelu = false);
 bool joins_norm(const at::Tensor& x, at::ScalarType dtype);
 // sum + x weight^T, written over `sum`, for sum fp32 [..., out] and x [..., in], weight [out, in] in bf16: the product
