@@ -35,7 +35,7 @@ struct Bench {
     const at::NoGradGuard no_grad;
     nn::State state = nn::make_state(model.state_spec(), batch, tokens + 8, model.compute, at::kCPU);
     infer::DecodeStep step(model, state, batch,
-                           {.limit = tokens + 8, .greedy = tokenizer.vocab_size(), .logprobs = false});
+                           {.limit = tokens + 8, .choose = tokenizer.vocab_size(), .draws = false});
     std::vector<infer::Slot> slots;
     for (int64_t i = 0; i < batch; ++i) slots.push_back({.row = i, .id = 300});
     step.place(slots);

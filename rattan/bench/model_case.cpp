@@ -61,8 +61,8 @@ void DecodeCase::prepare() {
   config_.fill == "computed" ? fill_computed(state_, *model_, config_.from) : fill_random(state_);
   step_.emplace(*model_, state_, batch_,
                 infer::DecodeStepConfig{.limit = limit,
-                                        .greedy = model_config_.vocab_size,
-                                        .logprobs = false,
+                                        .choose = model_config_.vocab_size,
+                                        .draws = false,
                                         .graph = config_.graph,
                                         .stride = stride_});
   std::vector<infer::Slot> slots;

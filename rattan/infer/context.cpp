@@ -128,7 +128,7 @@ DecodeStep& Context::step_of(int64_t slots, int64_t greedy) {
   std::unique_ptr<DecodeStep>& step = steps_[{slots, greedy}];
   if (!step)
     step = std::make_unique<DecodeStep>(model_, state_, slots,
-                                        DecodeStepConfig{.limit = capacity_, .greedy = greedy, .graph = record_});
+                                        DecodeStepConfig{.limit = capacity_, .choose = greedy, .graph = record_});
   return *step;
 }
 

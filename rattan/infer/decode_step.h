@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "rattan/infer/step_graph.h"
+#include "rattan/kernels/token_draw.h"
 #include "rattan/models/model.h"
 
 namespace rattan::infer {
@@ -20,13 +21,14 @@ struct Slot {
   int64_t row = 0;       // of the state; no two slots share one
   int64_t position = 0;  // of the token: how many the sequence holds already
   int32_t id = 0;        // the token
+  int64_t follows = -1;  // not negative: the token is this entry of `chosen`, which the host need not know yet
   bool idle = false;
 };
 
 struct DecodeStepConfig {
   int64_t limit = 0;   // positions are below this: the state's capacity
-  int64_t greedy = 0;  // choose the most probable of the first `greedy` ids (the lowest among equals); 0: do not choose
-  bool logprobs = true;  // with greedy: the logarithm of the chosen token's probability
+  int64_t choose = 0;  // choose among the first `choose` ids; 0: do not choose
+  bool draws = true;   // by rules, with log-probabilities; else the most probable alone, the lowest id among equals
   bool graph = true;     // on a GPU: record and replay
   int64_t stride = 1;    // by how much positions advance (a benchmark visits a range at intervals)
 };
@@ -39,10 +41,13 @@ class DecodeStep {
   // The model, its weights and the state's tensors must outlive the step and stay where they are.
   DecodeStep(models::Model& model, nn::State& state, int64_t slots, const DecodeStepConfig& config);
 
-  // Says what each slot works on; `slots` of them. InputError for rows or positions that do not fit the state.
-  void place(std::span<const Slot> slots);
+  // Says what each slot works on; `slots` of them. `chosen`: int64 on the device, for slots that follow. InputError for
+  // rows or positions that do not fit the state.
+  void place(std::span<const Slot> slots, const at::Tensor& chosen = {});
   // The next tokens, instead of those that the last step chose.
   void feed(std::span<const int32_t> ids);
+  // By which rules the next runs draw, one a slot; the most probable tokens until then.
+  void rule(std::span<const kernels::DrawRule> rules);
 
   // Reads one token of every slot. Where tokens are chosen they are the next ones. InputError if a slot has reached
   // the limit; then nothing was done.
@@ -51,7 +56,7 @@ class DecodeStep {
   // Of the last run, on the device, overwritten by the next one.
   const at::Tensor& logits() const { return logits_; }      // fp32 [n, V]
   const at::Tensor& chosen() const { return ids_; }         // int64 [n]
-  const at::Tensor& logprobs() const { return logprobs_; }  // float64 [n], under all of the first `greedy` ids
+  const at::Tensor& logprobs() const { return logprobs_; }  // float64 [n], under all of the first `choose` ids
 
   int64_t size() const { return static_cast<int64_t>(slots_.size()); }
   const std::vector<Slot>& slots() const { return slots_; }  // with the positions that come next; ids as placed or fed
@@ -64,7 +69,8 @@ class DecodeStep {
   DecodeStepConfig config_;
   std::vector<Slot> slots_;
   at::Tensor rows_, positions_, advance_;  // int32 [n]
-  at::Tensor ids_, logits_, logprobs_;
+  at::Tensor ids_, logits_, logprobs_, rules_;
+  std::vector<kernels::DrawRule> host_rules_;  // what rules_ holds
   StepGraph graph_;
 };
 

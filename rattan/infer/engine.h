@@ -14,6 +14,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -37,13 +38,18 @@ struct EngineConfig {
   int64_t max_sequences = 64;     // that run at the same time
   int64_t max_context = 4096;     // tokens of a sequence, prompt and answer
   int64_t memory = 0;             // bytes for states and cached prefixes; 0: what max_sequences take, and as much again
-  int64_t prefill_tokens = 512;   // prompt tokens that one step reads at most, shared by the prompts that wait
+  // Prompt tokens that one step reads at most, shared by the prompts that wait; 0: 512 on a processor, 2,048 on a GPU,
+  // which fewer do not fill.
+  int64_t prefill_tokens = 0;
   int64_t max_waiting = 1024;     // requests in the queue
   int64_t snapshot_every = 1024;  // tokens between the snapshots of states that resume nowhere else
   int64_t lookup = 0;             // tokens a step guesses from the sequence's own past (exact); 0: none
   bool prefix_cache = true;
   bool strict = false;
   bool graph = true;  // on a GPU: record a decoding step and replay it
+  // Choose tokens on the device and start a step before the last one's tokens are known to the host (not with strict or
+  // lookup). Without a value: on a GPU. On a processor nothing is won by it.
+  std::optional<bool> overlap;
   // Called on the engine's thread after every step, when listeners were told what it made; must not block or throw.
   std::function<void()> after_step;
 };

@@ -112,6 +112,8 @@ std::vector<Candidate> candidates(const std::vector<float>& weights, const Sampl
   if (config.top_p < 1) keep_share(c, config.top_p);
   const double least = config.min_p * std::min_element(c.begin(), c.end(), more_probable)->p;
   std::erase_if(c, [&](const Candidate& x) { return x.p < least; });
+  // A draw goes by ids, like the one of a kernel (kernels/token_draw.h).
+  std::sort(c.begin(), c.end(), [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   return c;
 }
 

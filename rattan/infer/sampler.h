@@ -27,10 +27,10 @@ struct SamplerConfig {
   double min_p = 0.0;
   double repetition_penalty = 1.0;
   double presence_penalty = 0.0, frequency_penalty = 0.0;
+  // The logits are taken as they come: a kernel can choose (kernels/token_draw.h).
+  bool draws_plainly() const { return repetition_penalty == 1 && presence_penalty == 0 && frequency_penalty == 0; }
   // The token is the most probable one of the logits as they come.
-  bool takes_best() const {
-    return temperature == 0 && repetition_penalty == 1 && presence_penalty == 0 && frequency_penalty == 0;
-  }
+  bool takes_best() const { return temperature == 0 && draws_plainly(); }
   void fields(Fields& f);
   void validate() const;  // InputError
 };

@@ -129,6 +129,11 @@ at::Tensor sigmoid_mul(const at::Tensor& z, const at::Tensor& y);  // differenti
 // index [N] (int64) = the index of the largest element of each row of x [N, V], the first of several on a GPU.
 void argmax_into(const at::Tensor& index, const at::Tensor& x);
 
+// Draws a token of each row of logits [N, V] (fp32) by the row's rule, and tells the logarithm of its probability under
+// the logits themselves (kernels/token_draw.h): index int64 [N], logprob float64 [N]; rules float64 [N, 5]: the uniform
+// number, temperature (0: the most probable), top-k, top-p, min-p.
+void draw_into(const at::Tensor& index, const at::Tensor& logprob, const at::Tensor& logits, const at::Tensor& rules);
+
 // Sum over rows of weight * cross-entropy(h W^T, target), rows with target < 0 left out, without ever holding
 // all logits: h [N, D], W [V, D], target int64 [N], weight fp32 [N] or undefined -> fp32 scalar. Differentiable
 // in h and W.

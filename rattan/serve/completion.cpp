@@ -46,7 +46,9 @@ void Completion::start() {
   host_.pool.gather([self] { self->work_off(); });
   host_.pool.flush();
   reply_->on_gone([self] { self->arrive(kGone, {}); });
-  host_.pool.after(plan_.seconds, [weak = std::weak_ptr<Completion>(self)] {
+  const std::lock_guard lock(mutex_);
+  if (over_) return;
+  late_ = host_.pool.after(plan_.seconds, [weak = std::weak_ptr<Completion>(self)] {
     if (const auto late = weak.lock()) late->arrive(kLate, {});
   });
 }
@@ -194,6 +196,7 @@ void Completion::give_up() {
   {
     const std::lock_guard lock(mutex_);
     over_ = true;
+    host_.pool.cancel(late_);
     arrived_.clear();
     requests.swap(requests_);
   }

@@ -105,6 +105,7 @@ class Completion : public std::enable_shared_from_this<Completion> {
   std::deque<Arrived> arrived_;
   std::vector<uint64_t> requests_;
   bool working_ = true, over_ = false;  // start() counts as work
+  TaskPool::Timer late_;                // holds memory of this until it is cancelled
 };
 
 }  // namespace rattan::serve

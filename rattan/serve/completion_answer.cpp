@@ -65,6 +65,7 @@ void Completion::complete() {
     const std::lock_guard lock(mutex_);
     if (over_) return;
     over_ = true;
+    host_.pool.cancel(late_);
     requests_.clear();
   }
   if (plan_.stream) {

@@ -18,7 +18,7 @@ void TaskPool::stop() {
   threads_.clear();
   std::deque<Task> tasks;
   std::vector<Task> gathered;
-  std::multimap<std::chrono::steady_clock::time_point, Task> later;
+  std::map<Timer, Task> later;
   {
     const std::lock_guard lock(mutex_);
     tasks.swap(tasks_), gathered.swap(gathered_), later.swap(later_);
@@ -34,14 +34,22 @@ void TaskPool::post(Task task) {
   changed_.notify_one();
 }
 
-void TaskPool::after(double seconds, Task task) {
-  const auto at = std::chrono::steady_clock::now() + std::chrono::microseconds(static_cast<int64_t>(seconds * 1e6));
+TaskPool::Timer TaskPool::after(double seconds, Task task) {
+  Timer timer{std::chrono::steady_clock::now() + std::chrono::microseconds(static_cast<int64_t>(seconds * 1e6)), 0};
   {
     const std::lock_guard lock(mutex_);
-    if (ended_) return;
-    later_.emplace(at, std::move(task));
+    if (ended_) return timer;
+    timer.number = ++timers_;
+    later_.emplace(timer, std::move(task));
   }
   changed_.notify_one();
+  return timer;
+}
+
+void TaskPool::cancel(const Timer& timer) {
+  std::map<Timer, Task>::node_type task;  // released without the lock
+  const std::lock_guard lock(mutex_);
+  task = later_.extract(timer);
 }
 
 void TaskPool::gather(Task task) {
@@ -85,14 +93,14 @@ void TaskPool::work() {
   std::unique_lock lock(mutex_);
   while (!ended_) {
     Task task;
-    if (!later_.empty() && later_.begin()->first <= std::chrono::steady_clock::now()) {
+    if (!later_.empty() && later_.begin()->first.at <= std::chrono::steady_clock::now()) {
       task = std::move(later_.begin()->second);
       later_.erase(later_.begin());
     } else if (!tasks_.empty()) {
       task = std::move(tasks_.front());
       tasks_.pop_front();
     } else if (!later_.empty()) {
-      const auto at = later_.begin()->first;
+      const auto at = later_.begin()->first.at;
       changed_.wait_until(lock, at);
       continue;
     } else {

@@ -70,7 +70,7 @@ TEST(DecodeStep, EqualsReadingEachTokenForEveryMixerAtRaggedPositions) {
     Context context(*model, 4, 40);
     for (int32_t row = 0; row < 4; ++row) read(context, row, prompt(lengths[row], row));
     nn::State state = state_of(*model, lengths, 40);
-    DecodeStep step(*model, state, 4, {.limit = 40, .greedy = vocabulary});
+    DecodeStep step(*model, state, 4, {.limit = 40, .choose = vocabulary});
     const std::vector<int64_t> order = {2, 0, 3, 1};  // slots need not be in the order of rows
     std::vector<Slot> slots;
     std::vector<int32_t> ids = {5, 6, 7, 8};
@@ -94,8 +94,8 @@ TEST(DecodeStep, IdleSlotsChangeNoOther) {
   for (auto& [name, model] : all_models()) {
     SCOPED_TRACE(name);
     nn::State state = state_of(*model, {6, 0, 9, 0}, 32), same = state_of(*model, {6, 0, 9, 0}, 32);
-    DecodeStep step(*model, state, 4, {.limit = 32, .greedy = vocabulary});
-    DecodeStep busy(*model, same, 4, {.limit = 32, .greedy = vocabulary});
+    DecodeStep step(*model, state, 4, {.limit = 32, .choose = vocabulary});
+    DecodeStep busy(*model, same, 4, {.limit = 32, .choose = vocabulary});
     const Slot a{.row = 0, .position = 6, .id = 1}, c{.row = 2, .position = 9, .id = 2};
     step.place(std::vector<Slot>{a, {.row = 1, .idle = true}, c, {.row = 3, .idle = true}});
     busy.place(std::vector<Slot>{a, {.row = 1, .id = 9}, c, {.row = 3, .id = 200}});
@@ -109,7 +109,7 @@ TEST(DecodeStep, IdleSlotsChangeNoOther) {
     EXPECT_EQ(step.slots()[1].position, 0);
     // An idle slot's row takes a sequence from its start, whatever was written there.
     nn::State fresh = state_of(*model, {0, 0, 0, 0}, 32);
-    DecodeStep clean(*model, fresh, 4, {.limit = 32, .greedy = vocabulary});
+    DecodeStep clean(*model, fresh, 4, {.limit = 32, .choose = vocabulary});
     std::vector<Slot> first(4);
     for (int64_t row = 0; row < 4; ++row) first[row] = {.row = row, .id = 40, .idle = row != 1};
     clean.place(first), step.place(first);
@@ -130,8 +130,8 @@ TEST(DecodeStep, RecordedOnAGpuEqualsLaunchedFromTheHost) {
     model->compute = at::kBFloat16;
     auto empty = [&, &model = model] { return nn::make_state(model->state_spec(), 4, 40, model->compute, device); };
     nn::State recorded = empty(), launched = empty();
-    DecodeStep graph(*model, recorded, 3, {.limit = 40, .greedy = vocabulary});
-    DecodeStep host(*model, launched, 3, {.limit = 40, .greedy = vocabulary, .graph = false});
+    DecodeStep graph(*model, recorded, 3, {.limit = 40, .choose = vocabulary});
+    DecodeStep host(*model, launched, 3, {.limit = 40, .choose = vocabulary, .graph = false});
     auto both = [&](int steps) {
       for (int t = 0; t < steps; ++t) {
         graph.run(), host.run();
@@ -162,7 +162,7 @@ TEST(DecodeStep, ChoosesTheLowestOfEqualsAmongTheKnownIds) {
     p.master().copy_(p.master().slice(0, 3, 4).expand_as(p.master()));
     p.changed();
   });
-  DecodeStep step(*model, state, 2, {.limit = 16, .greedy = 100});
+  DecodeStep step(*model, state, 2, {.limit = 16, .choose = 100});
   step.place(std::vector<Slot>{{.row = 0, .position = 4, .id = 3}, {.row = 1, .position = 4, .id = 9}});
   step.run();
   EXPECT_EQ(step.chosen().max().item<int64_t>(), 0);

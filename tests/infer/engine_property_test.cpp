@@ -13,11 +13,20 @@ namespace rattan::infer::engine_property_test {
 
 using Ids = std::vector<int32_t>;
 
+// overlapping: tokens are chosen as on a GPU, and a step starts before the last one's tokens are known.
+enum class Mode : int8_t { strict, within_rounding, overlapping };
+
 struct Fixture {
   std::unique_ptr<Tokenizer> tokenizer = bytes_tokenizer();
-  std::unique_ptr<Engine> engine(NamedModel& m, bool strict, bool cache = true) {
+  std::unique_ptr<Engine> engine(NamedModel& m, Mode mode) {
+    EngineConfig config = small_engine(mode == Mode::strict);
+    config.overlap = mode == Mode::overlapping;
+    return std::make_unique<Engine>(*m.model, *tokenizer, config);
+  }
+  // Nothing is reused and no step overlaps another.
+  std::unique_ptr<Engine> plain_engine(NamedModel& m, bool strict) {
     EngineConfig config = small_engine(strict);
-    config.prefix_cache = cache;
+    config.prefix_cache = false;
     return std::make_unique<Engine>(*m.model, *tokenizer, config);
   }
 };
@@ -42,19 +51,25 @@ void expect_same(const Answer& a, const Answer& b, bool strict) {
   }
 }
 
-class EveryModel : public testing::TestWithParam<bool> {};
+class EveryModel : public testing::TestWithParam<Mode> {
+ protected:
+  bool strict() const { return GetParam() == Mode::strict; }
+};
+
+std::string name_of(Mode mode) {
+  return mode == Mode::strict ? "Strict" : mode == Mode::overlapping ? "Overlapping" : "WithinRounding";
+}
 
 TEST_P(EveryModel, ReusedRestoredRolledBackAndFreshStatesAreOne) {
-  const bool strict = GetParam();
   Fixture f;
   for (NamedModel& m : engine_models()) {
     for (uint64_t seed = 1; seed <= 3; ++seed) {
-      SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed << (strict ? ", strict" : ""));
+      SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed);
       Rng rng(seed);
       const Ids prompt = some_ids(rng, 1 + static_cast<int64_t>(rng.below(60)));
-      auto e = f.engine(m, strict), fresh = f.engine(m, strict, false);
+      auto e = f.engine(m, GetParam()), fresh = f.plain_engine(m, strict());
       const Answer first = ask(*e, plain_request(prompt, 20, seed)).answer;
-      expect_same(first, ask(*fresh, plain_request(prompt, 20, seed)).answer, strict);
+      expect_same(first, ask(*fresh, plain_request(prompt, 20, seed)).answer, strict());
 
       // A second turn, an edit within the answer, another within the prompt, the prompt alone again.
       const Ids more = some_ids(rng, 5);
@@ -65,18 +80,18 @@ TEST_P(EveryModel, ReusedRestoredRolledBackAndFreshStatesAreOne) {
       for (const Ids& next : {turn, edited, early, prompt}) {
         const Told told = ask(*e, plain_request(next, 12, seed));
         EXPECT_LT(told.reused, std::ssize(next));
-        expect_same(told.answer, ask(*fresh, plain_request(next, 12, seed)).answer, strict);
+        expect_same(told.answer, ask(*fresh, plain_request(next, 12, seed)).answer, strict());
       }
 
       const std::string path = testing::TempDir() + "rattan-session-" + std::to_string(getpid());
       e->save(turn, path, {{"seed", "7"}});
-      auto other = f.engine(m, strict);
+      auto other = f.engine(m, GetParam());
       Engine::Notes notes;
       EXPECT_EQ(other->restore(path, &notes), turn);
       EXPECT_EQ(notes.at("seed"), "7");
       const Told restored = ask(*other, plain_request(turn, 12, seed));
       EXPECT_EQ(restored.reused, std::ssize(turn) - 1);
-      expect_same(restored.answer, ask(*fresh, plain_request(turn, 12, seed)).answer, strict);
+      expect_same(restored.answer, ask(*fresh, plain_request(turn, 12, seed)).answer, strict());
       std::filesystem::remove(path);
     }
   }
@@ -84,13 +99,12 @@ TEST_P(EveryModel, ReusedRestoredRolledBackAndFreshStatesAreOne) {
 
 // Requests of all lengths that come and go in any order.
 TEST_P(EveryModel, NeighboursMakeNoDifference) {
-  const bool strict = GetParam();
   Fixture f;
   for (NamedModel& m : engine_models()) {
     const uint64_t seed = 11;
-    SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed << (strict ? ", strict" : ""));
+    SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed);
     Rng rng(seed);
-    auto e = f.engine(m, strict), alone = f.engine(m, strict, false);
+    auto e = f.engine(m, GetParam()), alone = f.plain_engine(m, strict());
     std::vector<EngineRequest> requests;
     std::vector<std::unique_ptr<Answers>> answers;
     std::vector<uint64_t> cancelled;
@@ -100,6 +114,8 @@ TEST_P(EveryModel, NeighboursMakeNoDifference) {
                                       1 + static_cast<int64_t>(rng.below(30)), rng.next_u64());
       if (rng.below(2)) r.prompt = joined(shared, r.prompt);
       if (rng.below(3) == 0) r.sampling.temperature = 0;
+      if (rng.below(4) == 0) r.sampling.top_p = 0.8;
+      if (rng.below(8) == 0) r.sampling.frequency_penalty = 0.5;  // the host chooses
       const bool leaves = rng.below(4) == 0;
       auto told = std::make_unique<Answers>();
       const uint64_t id = e->submit(r, told->listener());
@@ -115,7 +131,7 @@ TEST_P(EveryModel, NeighboursMakeNoDifference) {
     for (std::size_t i = 0; i < requests.size(); ++i) {
       SCOPED_TRACE(testing::Message() << "request " << i);
       const Answer together = answers[i]->wait().front();
-      expect_same(together, ask(*alone, requests[i]).answer, strict);
+      expect_same(together, ask(*alone, requests[i]).answer, strict());
     }
     e->drain(60);
     const EngineStats stats = e->stats();
@@ -126,18 +142,25 @@ TEST_P(EveryModel, NeighboursMakeNoDifference) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Engine, EveryModel, testing::Bool(),
-                         [](const auto& info) { return info.param ? "Strict" : "WithinRounding"; });
+INSTANTIATE_TEST_SUITE_P(Engine, EveryModel,
+                         testing::Values(Mode::strict, Mode::within_rounding, Mode::overlapping),
+                         [](const auto& info) { return name_of(info.param); });
 
 // A memory of hardly more than one sequence: the others wait, are put aside and come back.
-TEST(EngineMemory, SequencesThatDoNotFitTogetherTakeTurns) {
+class TightMemory : public testing::TestWithParam<Mode> {};
+INSTANTIATE_TEST_SUITE_P(Engine, TightMemory, testing::Values(Mode::strict, Mode::overlapping),
+                         [](const auto& info) { return name_of(info.param); });
+
+TEST_P(TightMemory, SequencesThatDoNotFitTogetherTakeTurns) {
+  const Mode mode = GetParam();
   Fixture f;
   for (NamedModel& m : engine_models()) {
     SCOPED_TRACE(m.name);
-    EngineConfig config = small_engine(true, 4);
+    EngineConfig config = small_engine(mode == Mode::strict, 4);
+    config.overlap = mode == Mode::overlapping;
     config.memory = m.model->state_spec().bytes(config.max_context, m.model->compute) * 3 / 2;
     Engine e(*m.model, *f.tokenizer, config);
-    auto alone = f.engine(m, true, false);
+    auto alone = f.plain_engine(m, mode == Mode::strict);
     Rng rng(5);
     std::vector<EngineRequest> requests;
     std::vector<std::unique_ptr<Answers>> answers;
@@ -147,7 +170,7 @@ TEST(EngineMemory, SequencesThatDoNotFitTogetherTakeTurns) {
       e.submit(requests.back(), answers.back()->listener());
     }
     for (std::size_t i = 0; i < requests.size(); ++i)
-      expect_same(answers[i]->wait().front(), ask(*alone, requests[i]).answer, true);
+      expect_same(answers[i]->wait().front(), ask(*alone, requests[i]).answer, mode == Mode::strict);
     e.drain(60);
     const EngineStats stats = e.stats();
     EXPECT_LE(stats.state_bytes + stats.cache_bytes, stats.memory);
@@ -162,7 +185,7 @@ TEST(EngineMemory, ASecondTurnReadsItsNewTokensAndAChunkAtMost) {
   Fixture f;
   for (NamedModel& m : engine_models()) {
     SCOPED_TRACE(m.name);
-    auto e = f.engine(m, false);
+    auto e = f.engine(m, Mode::within_rounding);
     Rng rng(9);
     const Ids prompt = some_ids(rng, 90);
     const Answer first = ask(*e, plain_request(prompt, 30)).answer;
@@ -185,7 +208,7 @@ TEST(EngineLookup, GuessedTokensAreTheTokensOfTheModel) {
       EngineConfig config = small_engine(strict);
       config.lookup = 5;
       Engine e(*m.model, *f.tokenizer, config);
-      auto plain = f.engine(m, strict, false);
+      auto plain = f.plain_engine(m, strict);
       Rng rng(17);
       const Ids word = some_ids(rng, 6);
       for (int i = 0; i < 6; ++i) {
@@ -213,7 +236,7 @@ TEST(EngineMemory, AnEditIsReadFromWhereItIs) {
   Fixture f;
   for (NamedModel& m : engine_models()) {
     SCOPED_TRACE(m.name);
-    auto e = f.engine(m, false);
+    auto e = f.engine(m, Mode::within_rounding);
     Rng rng(13);
     Ids prompt = some_ids(rng, 120);
     ask(*e, plain_request(prompt, 5));

@@ -8,6 +8,7 @@
 #include <map>
 
 #include "rattan/base/error.h"
+#include "rattan/kernels/ref/token_draw_ref.h"
 
 namespace rattan::infer::sampler_test {
 
@@ -86,6 +87,41 @@ TEST(Sampler, ChoiceDependsOnSeedSampleAndPositionAlone) {
   std::map<int32_t, int> seen;
   for (uint64_t i = 0; i < 20; ++i) ++seen[at(1, 2, i)], ++seen[at(1, i, 3)], ++seen[at(i, 2, 3)];
   EXPECT_GT(seen.size(), 20u);
+}
+
+// A kernel's choice (kernels/token_draw.h) is the host's: the same token for the same number, whatever the rule.
+TEST(Sampler, KernelsDrawTheSameTokens) {
+  Rng rng(31);
+  constexpr int64_t rows = 40, vocabulary = 700;
+  for (const SamplerConfig& rule : std::vector<SamplerConfig>{{},
+                                                              {.temperature = 0},
+                                                              {.temperature = 0.3},
+                                                              {.top_k = 1},
+                                                              {.top_k = 50},
+                                                              {.temperature = 2, .top_p = 0.9},
+                                                              {.top_k = 30, .top_p = 0.5},
+                                                              {.min_p = 0.2},
+                                                              {.top_k = 90, .top_p = 0.95, .min_p = 0.05}}) {
+    std::vector<float> z(rows * vocabulary);
+    std::vector<kernels::DrawRule> rules;
+    std::vector<Choice> expected;
+    for (int64_t r = 0; r < rows; ++r) {
+      const std::span<float> row = std::span(z).subspan(static_cast<std::size_t>(r * vocabulary), vocabulary);
+      for (float& x : row) x = static_cast<float>(2 * rng.normal());
+      for (int i = 0; i < 20; ++i) row[rng.below(vocabulary)] = 3;  // ties
+      Rng of_host = position_rng(31, 0, static_cast<uint64_t>(r)), of_kernel = of_host;
+      expected.push_back(choose(row, {}, rule, of_host));
+      rules.push_back({of_kernel.uniform(), rule.temperature, static_cast<double>(rule.top_k), rule.top_p, rule.min_p});
+    }
+    std::vector<int64_t> ids(rows, -1);
+    std::vector<double> logprobs(rows, 0);
+    kernels::ref::token_draw({rows, vocabulary, {z.data(), vocabulary}, rules.data(), ids.data(), logprobs.data()});
+    for (std::size_t r = 0; r < rows; ++r) {
+      SCOPED_TRACE(testing::Message() << "seed 31, row " << r << ", top_k " << rule.top_k << ", top_p " << rule.top_p);
+      EXPECT_EQ(ids[r], expected[r].id);
+      EXPECT_NEAR(logprobs[r], expected[r].logprob, 1e-5);  // exponentials of fp32, added up in another order
+    }
+  }
 }
 
 TEST(Sampler, ImpossibleTokensNeverCome) {

@@ -127,6 +127,21 @@ TEST(TaskPool, RunsWhatIsPostedAndWhatIsDue) {
   EXPECT_EQ(never, 0);
 }
 
+TEST(TaskPool, WhatIsCancelledIsReleasedAtOnceAndNeverRuns) {
+  std::atomic<int> ran{0};
+  TaskPool pool(1);
+  const auto held = std::make_shared<int>();
+  const TaskPool::Timer first = pool.after(0.02, [&, held] { ++ran; });
+  const TaskPool::Timer second = pool.after(0.02, [&] { ran += 10; });
+  EXPECT_NE(first, second);
+  pool.cancel(first);
+  EXPECT_EQ(held.use_count(), 1);
+  for (int i = 0; i < 2000 && ran < 10; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(ran, 10);
+  pool.cancel(second);  // has run
+  pool.cancel({});
+}
+
 TEST(TaskPool, WhatIsGatheredWaitsForTheFlushAndKeepsItsOrder) {
   std::vector<int> order;
   std::atomic<bool> last{false};

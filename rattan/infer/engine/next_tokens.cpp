@@ -1,7 +1,10 @@
 #include "rattan/infer/engine/next_tokens.h"
 
+#include <ATen/ops/empty.h>
 #include <ATen/ops/index_select.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "rattan/base/error.h"
@@ -14,6 +17,13 @@ std::vector<TokenChoice> plain(const std::vector<Choice>& choices) {
   std::vector<TokenChoice> out;
   for (const Choice& c : choices) out.push_back({c.id, c.logprob});
   return out;
+}
+
+// A copy that the next step does not overwrite; on a GPU it is made in the stream, and the host goes on.
+at::Tensor on_its_way(const at::Tensor& device) {
+  const bool waits = device.is_cuda();
+  at::Tensor host = at::empty(device.sizes(), device.options().device(at::kCPU).pinned_memory(waits));
+  return host.copy_(device, /*non_blocking=*/waits);
 }
 
 NextToken choose_one(const Sequence& s, std::span<const float> logits) {
@@ -35,9 +45,20 @@ NextToken choose_one(const Sequence& s, std::span<const float> logits) {
 
 }  // namespace next_tokens_file
 
-bool takes_best(const Sequence& s) {
+bool draws_plainly(const Sequence& s) {
   const EngineRequest& r = s.request();
-  return r.sampling.takes_best() && r.logit_bias.empty() && !r.grammar && r.top_logprobs <= 0;
+  return r.sampling.draws_plainly() && r.logit_bias.empty() && !r.grammar && r.top_logprobs <= 0;
+}
+
+kernels::DrawRule draw_rule(const Sequence& s) {
+  const EngineRequest& r = s.request();
+  if (r.sampling.temperature == 0) return {};
+  Rng rng = position_rng(r.seed, static_cast<uint64_t>(s.choice), static_cast<uint64_t>(s.coming()));
+  return {.uniform = rng.uniform(),
+          .temperature = r.sampling.temperature,
+          .top_k = static_cast<double>(r.sampling.top_k),
+          .top_p = r.sampling.top_p,
+          .min_p = r.sampling.min_p};
 }
 
 std::vector<NextToken> next_tokens(const std::vector<Sequence*>& sequences, const Reader::Next& next,
@@ -47,7 +68,7 @@ std::vector<NextToken> next_tokens(const std::vector<Sequence*>& sequences, cons
   at::Tensor ids, logprobs;
   if (next.ids.defined()) ids = next.ids.to(at::kCPU), logprobs = next.logprobs.to(at::kCPU);
   for (std::size_t i = 0; i < sequences.size(); ++i) {
-    if (ids.defined() && takes_best(*sequences[i])) {
+    if (ids.defined() && draws_plainly(*sequences[i])) {
       const double logprob = logprobs.const_data_ptr<double>()[i];
       out[i].choice = {static_cast<int32_t>(ids.const_data_ptr<int64_t>()[i]), logprob};
       if (std::isfinite(logprob)) continue;  // else the choice on the host says what is wrong
@@ -65,6 +86,36 @@ std::vector<NextToken> next_tokens(const std::vector<Sequence*>& sequences, cons
                                           {logits.const_data_ptr<float>() + k * static_cast<int64_t>(width), width});
   });
   return out;
+}
+
+Flight::Flight(std::vector<Sequence*> sequences, const Reader::Next& next) : sequences_(std::move(sequences)) {
+  using next_tokens_file::on_its_way;
+  ids_ = on_its_way(next.ids), logprobs_ = on_its_way(next.logprobs);
+  if (!next.ids.is_cuda()) return;
+  arrived_.emplace(c10::DeviceType::CUDA);
+  arrived_->record(c10::impl::VirtualGuardImpl(c10::DeviceType::CUDA).getStream(next.ids.device()));
+}
+
+std::vector<NextToken> Flight::land() {
+  if (arrived_) arrived_->synchronize();
+  std::vector<NextToken> out(sequences_.size());
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i].choice = {static_cast<int32_t>(ids_.const_data_ptr<int64_t>()[i]),
+                     logprobs_.const_data_ptr<double>()[i]};
+    if (!std::isfinite(out[i].choice.logprob))
+      out[i].error = "a logit is no number, or infinite: the model's weights or its computation are damaged";
+  }
+  return out;
+}
+
+int64_t Flight::place(const Sequence& sequence) const {
+  const auto at = std::find(sequences_.begin(), sequences_.end(), &sequence);
+  return at == sequences_.end() ? -1 : at - sequences_.begin();
+}
+
+void Flight::forget(const Sequence& sequence) {
+  for (Sequence*& s : sequences_)
+    if (s == &sequence) s = nullptr;
 }
 
 std::vector<TokenChoice> told(std::span<const float> logits, int32_t id, int64_t n) {

@@ -11,6 +11,14 @@ namespace reader_file {
 
 bool same_place(const Slot& a, const Slot& b) { return a.row == b.row && a.position == b.position && a.idle == b.idle; }
 
+// Every slot reads on with what this step chose for it.
+bool goes_on(const std::vector<Slot>& slots, const DecodeStep& step) {
+  for (std::size_t i = 0; i < slots.size(); ++i)
+    if (!same_place(slots[i], step.slots()[i]) || (!slots[i].idle && slots[i].follows != static_cast<int64_t>(i)))
+      return false;
+  return true;
+}
+
 // Strict groups on a GPU are always full; these rows fill them.
 int64_t spare_rows(bool strict, at::Device device) { return strict && device.is_cuda() ? Reader::strict_rows - 1 : 0; }
 
@@ -27,42 +35,54 @@ Reader::Reader(models::Model& model, int64_t sequences, int64_t capacity, bool g
       store_(model.state_spec(), sequences + reader_file::spare_rows(strict, device_), capacity, model.compute,
              device_) {}
 
-DecodeStep& Reader::step_of(int64_t slots, int64_t greedy) {
-  std::unique_ptr<DecodeStep>& step = steps_[{slots, greedy}];
+DecodeStep& Reader::step_of(int64_t slots, int64_t choose) {
+  std::unique_ptr<DecodeStep>& step = steps_[{slots, choose}];
   if (!step)
     step = std::make_unique<DecodeStep>(
-        model_, store_.state(), slots, DecodeStepConfig{.limit = store_.capacity(), .greedy = greedy, .graph = graph_});
+        model_, store_.state(), slots, DecodeStepConfig{.limit = store_.capacity(), .choose = choose, .graph = graph_});
   return *step;
 }
 
 Reader::Next Reader::step_once(std::span<const Token> tokens, std::span<const int64_t> free, int64_t wanted,
-                               int64_t greedy) {
+                               int64_t choose) {
   const auto n = static_cast<int64_t>(tokens.size());
   std::vector<Slot> slots;
   std::vector<int32_t> ids;
-  for (const Token& t : tokens) slots.push_back({.row = t.row, .position = t.held, .id = t.id});
+  std::vector<kernels::DrawRule> rules;
+  for (const Token& t : tokens) {
+    slots.push_back({.row = t.row, .position = t.held, .id = t.id, .follows = t.follows});
+    rules.push_back(t.rule);
+  }
   for (int64_t row : free)
     if (static_cast<int64_t>(slots.size()) < wanted) slots.push_back({.row = row, .idle = true});
   for (int64_t row = sequences_; row < store_.rows() && static_cast<int64_t>(slots.size()) < wanted; ++row)
     slots.push_back({.row = row, .idle = true});
   if (static_cast<int64_t>(slots.size()) < wanted)
     slots.resize(static_cast<std::size_t>(n));  // no rows to fill up with
-  for (const Slot& s : slots) ids.push_back(s.id);
-  DecodeStep& step = step_of(static_cast<int64_t>(slots.size()), greedy);
-  if (std::equal(slots.begin(), slots.end(), step.slots().begin(), reader_file::same_place)) {
+  DecodeStep& step = step_of(static_cast<int64_t>(slots.size()), choose);
+  const bool follows = std::any_of(tokens.begin(), tokens.end(), [](const Token& t) { return t.follows >= 0; });
+  if (follows) {
+    if (last_ != &step || !reader_file::goes_on(slots, step)) step.place(slots, last_->chosen());
+  } else if (std::equal(slots.begin(), slots.end(), step.slots().begin(), reader_file::same_place)) {
+    for (const Slot& s : slots) ids.push_back(s.id);
     step.feed(ids);
   } else {
     step.place(slots);
   }
+  if (choose > 0) {
+    rules.resize(slots.size());
+    step.rule(rules);
+    last_ = &step;
+  }
   step.run();
   Next next{step.logits().narrow(0, 0, n), {}, {}};
-  if (greedy > 0) next.ids = step.chosen().narrow(0, 0, n), next.logprobs = step.logprobs().narrow(0, 0, n);
+  if (choose > 0) next.ids = step.chosen().narrow(0, 0, n), next.logprobs = step.logprobs().narrow(0, 0, n);
   return next;
 }
 
-Reader::Next Reader::step(std::span<const Token> tokens, std::span<const int64_t> free, int64_t greedy) {
+Reader::Next Reader::step(std::span<const Token> tokens, std::span<const int64_t> free, int64_t choose) {
   const std::size_t all = tokens.size();
-  if (serves_steps_ && !strict_) return step_once(tokens, free, slots_for(static_cast<int64_t>(all), device_), greedy);
+  if (serves_steps_ && !strict_) return step_once(tokens, free, slots_for(static_cast<int64_t>(all), device_), choose);
   std::vector<at::Tensor> parts;
   const std::size_t most = !strict_ ? all : serves_steps_ ? static_cast<std::size_t>(strict_rows) : 1;
   for (std::size_t first = 0; first < all; first += most) {

@@ -26,14 +26,17 @@ class Reader {
   struct Token {
     int64_t row = 0, held = 0;  // tokens that the row holds already
     int32_t id = 0;
+    int64_t follows = -1;  // not negative: the token is this one of those that the last step chose, instead of `id`
+    kernels::DrawRule rule{};
   };
   struct Next {
     at::Tensor logits;         // fp32 [n, V] on the device, until the next step
-    at::Tensor ids, logprobs;  // int64 [n], float64 [n]: the most probable of the first `greedy` ids; or undefined
+    at::Tensor ids, logprobs;  // int64 [n], float64 [n]: drawn by the rules; or undefined
   };
-  // One token of each; rows named in `free` hold nothing and fill up the batch. greedy > 0: choose as well, where
-  // the model can.
-  Next step(std::span<const Token> tokens, std::span<const int64_t> free, int64_t greedy);
+  // One token of each; rows named in `free` hold nothing and fill up the batch. choose > 0: the next tokens are drawn on
+  // the device too, among the first `choose` ids; needs chooses().
+  Next step(std::span<const Token> tokens, std::span<const int64_t> free, int64_t choose);
+  bool chooses() const { return serves_steps_ && !strict_; }
 
   // Prompts. `logits` is told fp32 [m, V] of tokens first .. first + m - 1 of a piece, for the pieces that want them.
   struct Piece {
@@ -49,16 +52,17 @@ class Reader {
   at::Device device() const { return device_; }
 
  private:
-  Next step_once(std::span<const Token> tokens, std::span<const int64_t> free, int64_t slots, int64_t greedy);
+  Next step_once(std::span<const Token> tokens, std::span<const int64_t> free, int64_t slots, int64_t choose);
   void read_strictly(std::span<const Piece> pieces, std::span<const int64_t> free, const Logits& logits);
-  DecodeStep& step_of(int64_t slots, int64_t greedy);
+  DecodeStep& step_of(int64_t slots, int64_t choose);
 
   models::Model& model_;
   at::Device device_;
   bool graph_, strict_, serves_steps_, whole_prefix_;
   int64_t sequences_;
   StateStore store_;
-  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<DecodeStep>> steps_;  // by slots and `greedy`
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<DecodeStep>> steps_;  // by slots and `choose`
+  DecodeStep* last_ = nullptr;                                                // that chose
 };
 
 }  // namespace rattan::infer

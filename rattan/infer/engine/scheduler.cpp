@@ -28,7 +28,8 @@ Scheduler::Scheduler(models::Model& model, const Tokenizer& tokenizer, const Eng
               [this] { return cache_.evict_one(); }),
       cache_(reader_.store(), model.state_spec(), memory_,
              {.enabled = config.prefix_cache && !reader_.whole_prefix(), .snapshot_every = config.snapshot_every}),
-      vocabulary_(tokenizer.vocab_size()) {}
+      vocabulary_(tokenizer.vocab_size()),
+      overlaps_(config.overlap.value_or(reader_.device().is_cuda()) && reader_.chooses() && config.lookup == 0) {}
 
 void Scheduler::add(const std::shared_ptr<Live>& live) {
   live->unfinished = live->request.choices;
@@ -60,6 +61,8 @@ void Scheduler::drop_cancelled() {
     return true;
   };
   std::erase_if(waiting_, cancelled);
+  for (const SequencePtr& s : running_)
+    if (s->live->cancelled) flight_.forget(*s);
   std::erase_if(running_, cancelled);
   for (const auto& live : left) outlet_.gone(*live);
 }
@@ -67,7 +70,7 @@ void Scheduler::drop_cancelled() {
 void Scheduler::park(Sequence& s) {
   if (s.row >= 0) memory_.free_row(s.row);
   s.row = -1;
-  s.read = 0;
+  s.read = s.in_flight = 0;
 }
 
 // The other choices of a prompt wait until the first has read it, without holding up who comes after them.
@@ -135,6 +138,8 @@ void Scheduler::preempt(Sequence& s) {
 
 // Back to the queue go those without a row that have not finished.
 void Scheduler::remove_finished() {
+  for (const SequencePtr& s : running_)
+    if (s && s->row < 0) flight_.forget(*s);
   for (auto s = running_.rbegin(); s != running_.rend(); ++s)
     if (*s && (*s)->row < 0 && (*s)->preempted) waiting_.push_front(std::move(*s));
   std::erase_if(running_, [](const SequencePtr& s) { return !s || s->row < 0; });

@@ -3,6 +3,10 @@
 // step(): drop what was cancelled; give waiting sequences rows, in order of arrival; read a bounded piece of the
 // prompts, shared evenly; make one token of every sequence whose prompt is read. When memory runs out while sequences
 // grow, the one that started last is put aside and read again later, so the oldest always gets on.
+//
+// Where the device chooses tokens, a step is started before the last one's tokens are known here: it reads them where
+// they were chosen, and what the host does with them costs the device no time. A sequence that turns out to have ended
+// has then read its last token as well, no more: its state is that of all its tokens.
 #pragma once
 #include <deque>
 #include <memory>
@@ -66,7 +70,9 @@ class Scheduler {
   void fork(Sequence& leader);
 
   void decode();
-  void decode_singly(const std::vector<Sequence*>& ready);
+  bool may_overlap() const;
+  void decode_singly(const std::vector<Sequence*>& ready, bool overlap);
+  void land();  // what is in flight is accepted
   std::vector<int32_t> guess(const Sequence& s) const;  // of what follows its newest token
   void decode_guessing(const std::vector<std::pair<Sequence*, std::vector<int32_t>>>& guessed);
   void accept(Sequence& s, NextToken next);
@@ -85,6 +91,8 @@ class Scheduler {
   uint64_t admissions_ = 0;
   std::deque<SequencePtr> waiting_;
   std::vector<SequencePtr> running_;
+  bool overlaps_ = false;  // steps, where their sequences allow it
+  Flight flight_;          // the last step's tokens, where the next one did not wait for them
 };
 
 }  // namespace rattan::infer

@@ -1,15 +1,25 @@
 // The scheduler's making of tokens.
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "rattan/infer/engine/scheduler.h"
 
 namespace rattan::infer {
 
+// Whoever needs the host for its next token needs to have its last one there.
+bool Scheduler::may_overlap() const {
+  return overlaps_ && std::all_of(running_.begin(), running_.end(), [](const SequencePtr& s) {
+           return s->row < 0 || s->prefilling() || draws_plainly(*s);
+         });
+}
+
 void Scheduler::decode() {
+  const bool overlap = may_overlap();
+  if (!overlap) land();
   std::vector<Sequence*> ready;
   for (const SequencePtr& s : running_)
-    if (s->row >= 0 && !s->prefilling()) ready.push_back(s.get());
+    if (s->row >= 0 && !s->prefilling() && s->made() + s->in_flight < s->request().max_tokens) ready.push_back(s.get());
   // The oldest first: who started last gives way.
   std::stable_sort(ready.begin(), ready.end(),
                    [](const Sequence* a, const Sequence* b) { return a->admission < b->admission; });
@@ -17,6 +27,7 @@ void Scheduler::decode() {
   std::vector<std::pair<Sequence*, std::vector<int32_t>>> guessed;
   for (Sequence* s : ready) {
     if (s->row < 0) continue;
+    if (cache_.on_ladder(s->read)) keep(*s);
     std::vector<int32_t> guesses = guess(*s);
     if (!grow(*s, s->read + 1 + std::ssize(guesses))) continue;
     if (guesses.empty()) {
@@ -28,29 +39,53 @@ void Scheduler::decode() {
   // Who came later may have given way to one before it.
   std::erase_if(singly, [](const Sequence* s) { return s->row < 0; });
   std::erase_if(guessed, [](const auto& entry) { return entry.first->row < 0; });
-  if (!singly.empty()) decode_singly(singly);
+  if (!singly.empty()) {
+    decode_singly(singly, overlap);
+  } else {
+    land();
+  }
   std::erase_if(guessed, [](const auto& entry) { return entry.first->row < 0; });  // its request failed
   if (!guessed.empty()) decode_guessing(guessed);
 }
 
-void Scheduler::decode_singly(const std::vector<Sequence*>& ready) {
+void Scheduler::decode_singly(const std::vector<Sequence*>& ready, bool overlap) {
+  // A device chooses where it can, so that logits need not be copied. On a processor they are at hand, and the host's
+  // choice is cheaper.
+  const bool chooses = overlap || (reader_.chooses() && reader_.device().is_cuda() &&
+                                   std::any_of(ready.begin(), ready.end(), [](auto* s) { return draws_plainly(*s); }));
   std::vector<Reader::Token> tokens;
-  for (const Sequence* s : ready) tokens.push_back({s->row, s->read, s->ids.back()});
-  const auto best = std::count_if(ready.begin(), ready.end(), [](const Sequence* s) { return takes_best(*s); });
-  // A GPU chooses, so that logits need not be copied. On a processor they are at hand, and the host's choice is
-  // cheaper.
-  const bool greedy = !config_.strict && reader_.device().is_cuda() && best > 0;
-  const Reader::Next next = reader_.step(tokens, memory_.free_rows(), greedy ? vocabulary_ : 0);
-  std::vector<NextToken> made = next_tokens(ready, next, vocabulary_);
+  for (const Sequence* s : ready) {
+    tokens.push_back({.row = s->row, .held = s->read, .id = s->ids.back(), .follows = flight_.place(*s)});
+    if (chooses && draws_plainly(*s)) tokens.back().rule = draw_rule(*s);
+  }
+  const Reader::Next next = reader_.step(tokens, memory_.free_rows(), chooses ? vocabulary_ : 0);
   for (Sequence* s : ready) ++s->read;
+  if (overlap) {
+    Flight started(ready, next);
+    for (Sequence* s : ready) ++s->in_flight;
+    land();
+    flight_ = std::move(started);
+    return;
+  }
+  std::vector<NextToken> made = next_tokens(ready, next, vocabulary_);
   for (std::size_t i = 0; i < ready.size(); ++i)
     if (ready[i]->row >= 0) accept(*ready[i], std::move(made[i]));
+}
+
+void Scheduler::land() {
+  Flight flight = std::exchange(flight_, {});
+  std::vector<NextToken> made = flight.land();
+  for (std::size_t i = 0; i < made.size(); ++i) {
+    Sequence* s = flight.sequences()[i];
+    if (!s || s->row < 0) continue;
+    --s->in_flight;
+    accept(*s, std::move(made[i]));
+  }
 }
 
 void Scheduler::accept(Sequence& s, NextToken next) {
   if (!next.error.empty()) return fail(*s.live, next.error);
   const EngineRequest& request = s.request();
-  if (s.read <= s.size() && cache_.on_ladder(s.read)) keep(s);
   EngineEvent event;
   event.choice = s.choice;
   event.token = {next.choice.id, next.choice.logprob};

@@ -44,7 +44,8 @@ struct Sequence {
   int64_t size() const { return static_cast<int64_t>(ids.size()); }
   int64_t prompt() const { return static_cast<int64_t>(request().prompt.size()); }
   int64_t made() const { return size() - prompt(); }
-  int64_t target() const { return size() - 1; }  // tokens to read before a step
+  int64_t coming() const { return size() + in_flight; }  // known tokens and those on their way
+  int64_t target() const { return size() - 1; }          // tokens to read before a step
   bool prefilling() const { return read < target(); }
   int64_t longest() const { return prompt() + std::max<int64_t>(request().max_tokens, 1); }
 
@@ -54,6 +55,7 @@ struct Sequence {
   TextStream text;
   int64_t grammar;  // state
   int64_t row = -1, read = 0;
+  int64_t in_flight = 0;   // tokens that the device has chosen and the host does not know yet
   uint64_t admission = 0;  // ascending
   bool preempted = false, leads = false;
 };
