@@ -35,7 +35,8 @@ void EngineFlags::declare(CLI::App& verb, const std::string& memory_default) {
                   "for states and cached prefixes: 8GiB, or 60% of the device's memory (of what is free, on a "
                   "processor); default: " +
                       memory_default);
-  verb.add_option("--prefill", config.prefill_tokens, "prompt tokens that one step reads at most; 0: 512 on a processor, 2048 on a GPU")
+  verb.add_option("--prefill", config.prefill_tokens,
+                  "prompt tokens that one step reads at most; 0: 512 on a processor, 2048 on a GPU")
       ->capture_default_str();
   verb.add_option("--snapshot-every", config.snapshot_every,
                   "tokens between snapshots of states that cannot be resumed elsewhere")

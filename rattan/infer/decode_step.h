@@ -29,8 +29,8 @@ struct DecodeStepConfig {
   int64_t limit = 0;   // positions are below this: the state's capacity
   int64_t choose = 0;  // choose among the first `choose` ids; 0: do not choose
   bool draws = true;   // by rules, with log-probabilities; else the most probable alone, the lowest id among equals
-  bool graph = true;     // on a GPU: record and replay
-  int64_t stride = 1;    // by how much positions advance (a benchmark visits a range at intervals)
+  bool graph = true;   // on a GPU: record and replay
+  int64_t stride = 1;  // by how much positions advance (a benchmark visits a range at intervals)
 };
 
 class DecodeStep {

@@ -10,8 +10,8 @@
 //
 //   z [rows, vocabulary] fp32, vocabulary >= 1; -inf: cannot be chosen. A row with a NaN or +inf, or with nothing but
 //   -inf, has no choice: its index is 0 and its logprob NaN.
-// A row's token depends on that row alone. The rules are those of infer/sampler.h, whose sums are rounded otherwise: where
-// u falls within rounding of a border between two tokens the two may choose different ones.
+// A row's token depends on that row alone. The rules are those of infer/sampler.h, whose sums are rounded otherwise:
+// where u falls within rounding of a border between two tokens the two may choose different ones.
 #pragma once
 #include "rattan/kernels/tensor_ref.h"
 

@@ -1,5 +1,6 @@
 // Where a state comes from makes no difference: read afresh, reused from the prefix cache, restored from a file, or
 // left after another end of the same text. And no request sees its neighbours.
+#include <ATen/Context.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -13,20 +14,37 @@ namespace rattan::infer::engine_property_test {
 
 using Ids = std::vector<int32_t>;
 
-// overlapping: tokens are chosen as on a GPU, and a step starts before the last one's tokens are known.
-enum class Mode : int8_t { strict, within_rounding, overlapping };
+// overlapping: tokens are chosen as on a GPU, and a step starts before the last one's tokens are known. On a GPU that
+// is what engines do unless they are strict, and their steps are recorded.
+enum class Mode : int8_t { strict, within_rounding, overlapping, strict_on_gpu, on_gpu };
+
+bool is_strict(Mode mode) { return mode == Mode::strict || mode == Mode::strict_on_gpu; }
+bool needs_gpu(Mode mode) { return mode == Mode::strict_on_gpu || mode == Mode::on_gpu; }
+
+std::string name_of(const testing::TestParamInfo<Mode>& info) {
+  const char* names[] = {"Strict", "WithinRounding", "Overlapping", "StrictOnAGpu", "OnAGpu"};
+  return names[static_cast<std::size_t>(info.param)];
+}
+
+std::vector<NamedModel> models_for(Mode mode) {
+  std::vector<NamedModel> models = engine_models();
+  if (needs_gpu(mode))
+    for (NamedModel& m : models) m.model->initialize(3, at::kFloat, at::Device(at::kCUDA, 0));
+  return models;
+}
 
 struct Fixture {
   std::unique_ptr<Tokenizer> tokenizer = bytes_tokenizer();
   std::unique_ptr<Engine> engine(NamedModel& m, Mode mode) {
-    EngineConfig config = small_engine(mode == Mode::strict);
-    config.overlap = mode == Mode::overlapping;
+    EngineConfig config = small_engine(is_strict(mode));
+    config.overlap = mode == Mode::overlapping || needs_gpu(mode);
     return std::make_unique<Engine>(*m.model, *tokenizer, config);
   }
   // Nothing is reused and no step overlaps another.
   std::unique_ptr<Engine> plain_engine(NamedModel& m, bool strict) {
     EngineConfig config = small_engine(strict);
-    config.prefix_cache = false;
+    config.prefix_cache = config.graph = false;
+    config.overlap = false;
     return std::make_unique<Engine>(*m.model, *tokenizer, config);
   }
 };
@@ -53,16 +71,15 @@ void expect_same(const Answer& a, const Answer& b, bool strict) {
 
 class EveryModel : public testing::TestWithParam<Mode> {
  protected:
-  bool strict() const { return GetParam() == Mode::strict; }
+  void SetUp() override {
+    if (needs_gpu(GetParam()) && !at::Context::hasCUDA()) GTEST_SKIP() << "no GPU";
+  }
+  bool strict() const { return is_strict(GetParam()); }
 };
-
-std::string name_of(Mode mode) {
-  return mode == Mode::strict ? "Strict" : mode == Mode::overlapping ? "Overlapping" : "WithinRounding";
-}
-
+class TightMemory : public EveryModel {};  // on a processor: a GPU's rows are all there from the start
 TEST_P(EveryModel, ReusedRestoredRolledBackAndFreshStatesAreOne) {
   Fixture f;
-  for (NamedModel& m : engine_models()) {
+  for (NamedModel& m : models_for(GetParam())) {
     for (uint64_t seed = 1; seed <= 3; ++seed) {
       SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed);
       Rng rng(seed);
@@ -100,7 +117,7 @@ TEST_P(EveryModel, ReusedRestoredRolledBackAndFreshStatesAreOne) {
 // Requests of all lengths that come and go in any order.
 TEST_P(EveryModel, NeighboursMakeNoDifference) {
   Fixture f;
-  for (NamedModel& m : engine_models()) {
+  for (NamedModel& m : models_for(GetParam())) {
     const uint64_t seed = 11;
     SCOPED_TRACE(testing::Message() << m.name << ", seed " << seed);
     Rng rng(seed);
@@ -142,25 +159,16 @@ TEST_P(EveryModel, NeighboursMakeNoDifference) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Engine, EveryModel,
-                         testing::Values(Mode::strict, Mode::within_rounding, Mode::overlapping),
-                         [](const auto& info) { return name_of(info.param); });
-
 // A memory of hardly more than one sequence: the others wait, are put aside and come back.
-class TightMemory : public testing::TestWithParam<Mode> {};
-INSTANTIATE_TEST_SUITE_P(Engine, TightMemory, testing::Values(Mode::strict, Mode::overlapping),
-                         [](const auto& info) { return name_of(info.param); });
-
 TEST_P(TightMemory, SequencesThatDoNotFitTogetherTakeTurns) {
-  const Mode mode = GetParam();
   Fixture f;
-  for (NamedModel& m : engine_models()) {
+  for (NamedModel& m : models_for(GetParam())) {
     SCOPED_TRACE(m.name);
-    EngineConfig config = small_engine(mode == Mode::strict, 4);
-    config.overlap = mode == Mode::overlapping;
+    EngineConfig config = small_engine(strict(), 4);
+    config.overlap = GetParam() == Mode::overlapping;
     config.memory = m.model->state_spec().bytes(config.max_context, m.model->compute) * 3 / 2;
     Engine e(*m.model, *f.tokenizer, config);
-    auto alone = f.plain_engine(m, mode == Mode::strict);
+    auto alone = f.plain_engine(m, strict());
     Rng rng(5);
     std::vector<EngineRequest> requests;
     std::vector<std::unique_ptr<Answers>> answers;
@@ -170,7 +178,7 @@ TEST_P(TightMemory, SequencesThatDoNotFitTogetherTakeTurns) {
       e.submit(requests.back(), answers.back()->listener());
     }
     for (std::size_t i = 0; i < requests.size(); ++i)
-      expect_same(answers[i]->wait().front(), ask(*alone, requests[i]).answer, mode == Mode::strict);
+      expect_same(answers[i]->wait().front(), ask(*alone, requests[i]).answer, strict());
     e.drain(60);
     const EngineStats stats = e.stats();
     EXPECT_LE(stats.state_bytes + stats.cache_bytes, stats.memory);
@@ -180,6 +188,12 @@ TEST_P(TightMemory, SequencesThatDoNotFitTogetherTakeTurns) {
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(Engine, EveryModel,
+                         testing::Values(Mode::strict, Mode::within_rounding, Mode::overlapping, Mode::strict_on_gpu,
+                                         Mode::on_gpu),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Engine, TightMemory, testing::Values(Mode::strict, Mode::overlapping), name_of);
 
 TEST(EngineMemory, ASecondTurnReadsItsNewTokensAndAChunkAtMost) {
   Fixture f;

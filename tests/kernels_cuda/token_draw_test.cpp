@@ -15,24 +15,25 @@ struct Case {
 
 std::vector<Case> cases() {
   std::vector<Case> out;
-  for (const DrawRule& rule : std::vector<DrawRule>{{.temperature = 0},
-                                                    {.temperature = 1},
-                                                    {.temperature = 0.2},
-                                                    {.temperature = 1, .top_k = 1},
-                                                    {.temperature = 1, .top_k = 40},
-                                                    {.temperature = 3, .top_p = 0.9},
-                                                    {.temperature = 1, .top_p = 1e-9},
-                                                    {.temperature = 1, .top_k = 500, .top_p = 0.5},
-                                                    {.temperature = 1, .min_p = 0.3},
-                                                    {.temperature = 1.5, .top_k = 1000000, .top_p = 0.99, .min_p = 0.01}})
-    for (auto [rows, vocabulary, padding] :
-         std::vector<std::tuple<int64_t, int64_t, int64_t>>{{2, 1, 0}, {3, 31, 1}, {40, 1000, 8}, {300, 32000, 0}, {3, 50257, 3}})
+  for (const DrawRule& rule :
+       std::vector<DrawRule>{{.temperature = 0},
+                             {.temperature = 1},
+                             {.temperature = 0.2},
+                             {.temperature = 1, .top_k = 1},
+                             {.temperature = 1, .top_k = 40},
+                             {.temperature = 3, .top_p = 0.9},
+                             {.temperature = 1, .top_p = 1e-9},
+                             {.temperature = 1, .top_k = 500, .top_p = 0.5},
+                             {.temperature = 1, .min_p = 0.3},
+                             {.temperature = 1.5, .top_k = 1000000, .top_p = 0.99, .min_p = 0.01}})
+    for (auto [rows, vocabulary, padding] : std::vector<std::tuple<int64_t, int64_t, int64_t>>{
+             {2, 1, 0}, {3, 31, 1}, {40, 1000, 8}, {300, 32000, 0}, {3, 50257, 3}})
       out.push_back({rows, vocabulary, padding, rule});
   return out;
 }
 
-// Exponentials of the two differ by a few units in the last place, which moves the borders between tokens by some 1e-6 of
-// the whole: a uniform number that near to one may fall on the other side of it.
+// Exponentials of the two differ by a few units in the last place, which moves the borders between tokens by some 1e-6
+// of the whole: a uniform number that near to one may fall on the other side of it.
 TEST(TokenDrawCuda, IsTheDefinitionsChoice) {
   RATTAN_NEEDS_GPU();
   uint64_t seed = 1200;

@@ -100,8 +100,7 @@ std::vector<NextToken> Flight::land() {
   if (arrived_) arrived_->synchronize();
   std::vector<NextToken> out(sequences_.size());
   for (std::size_t i = 0; i < out.size(); ++i) {
-    out[i].choice = {static_cast<int32_t>(ids_.const_data_ptr<int64_t>()[i]),
-                     logprobs_.const_data_ptr<double>()[i]};
+    out[i].choice = {static_cast<int32_t>(ids_.const_data_ptr<int64_t>()[i]), logprobs_.const_data_ptr<double>()[i]};
     if (!std::isfinite(out[i].choice.logprob))
       out[i].error = "a logit is no number, or infinite: the model's weights or its computation are damaged";
   }

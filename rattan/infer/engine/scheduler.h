@@ -72,7 +72,7 @@ class Scheduler {
   void decode();
   bool may_overlap() const;
   void decode_singly(const std::vector<Sequence*>& ready, bool overlap);
-  void land();  // what is in flight is accepted
+  void land();                                          // what is in flight is accepted
   std::vector<int32_t> guess(const Sequence& s) const;  // of what follows its newest token
   void decode_guessing(const std::vector<std::pair<Sequence*, std::vector<int32_t>>>& guessed);
   void accept(Sequence& s, NextToken next);
