@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <utility>
 
 #include "rattan/base/error.h"
 #include "rattan/infer/context.h"
@@ -55,14 +56,15 @@ void DecodeStep::place(std::span<const Slot> slots, const at::Tensor& chosen) {
   using decode_step_file::copy_to;
   const int64_t rows = state_.length.size(0);
   require(slots.size() == slots_.size(), "a step of {} slots cannot be given {}", slots_.size(), slots.size());
-  std::vector<bool> taken(static_cast<std::size_t>(rows), false);
+  std::vector<const Slot*> taken(static_cast<std::size_t>(rows), nullptr);
   for (const Slot& s : slots) {
-    require(s.row >= 0 && s.row < rows && !taken[static_cast<std::size_t>(s.row)],
-            "every slot needs a state row of its own, 0 to {}; row {} is none or taken", rows - 1, s.row);
+    const bool exists = s.row >= 0 && s.row < rows;
+    const Slot* const other = exists ? std::exchange(taken[static_cast<std::size_t>(s.row)], &s) : nullptr;
+    require(exists && (!other || (other->idle && s.idle)),
+            "every sequence needs a state row of its own, 0 to {}; row {} is none or taken", rows - 1, s.row);
     require(s.position >= 0 && s.position < config_.limit, "position {} does not fit a state of {} tokens", s.position,
             config_.limit);
     require(s.follows < (chosen.defined() ? chosen.size(0) : 0), "token {} was not chosen", s.follows);
-    taken[static_cast<std::size_t>(s.row)] = true;
   }
   std::copy(slots.begin(), slots.end(), slots_.begin());
   for (Slot& s : slots_)

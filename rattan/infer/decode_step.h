@@ -15,10 +15,10 @@
 
 namespace rattan::infer {
 
-// What one place of the batch works on. An idle slot goes through the motions on an empty sequence, so it needs a
-// state row of its own that holds nothing: entry 0 of that row is overwritten.
+// What one place of the batch works on. An idle slot goes through the motions on an empty sequence, in a state row that
+// holds nothing and that only idle slots share: entry 0 of that row is overwritten.
 struct Slot {
-  int64_t row = 0;       // of the state; no two slots share one
+  int64_t row = 0;       // of the state; no two sequences share one
   int64_t position = 0;  // of the token: how many the sequence holds already
   int32_t id = 0;        // the token
   int64_t follows = -1;  // not negative: the token is this entry of `chosen`, which the host need not know yet

@@ -21,13 +21,13 @@ EngineConfig checked(EngineConfig c, models::Model& model) {
   require(c.max_waiting >= 1 && c.snapshot_every >= 1 && c.prefill_tokens >= 0 && c.lookup >= 0 && c.memory >= 0,
           "max_waiting and snapshot_every must be at least 1, prefill_tokens, lookup and memory at least 0");
   if (c.prefill_tokens == 0) c.prefill_tokens = device_of(model).is_cuda() ? 2048 : 512;
-  const int64_t rows = c.max_sequences + Reader::strict_rows;
+  const int64_t rows = c.max_sequences + Reader::spare_rows(device_of(model));
   require(c.max_context <= std::numeric_limits<int32_t>::max() / rows,
           "{} sequences of {} tokens are more places than can be numbered", c.max_sequences, c.max_context);
   const int64_t one = model.state_spec().bytes(c.max_context, model.compute);
-  if (c.memory == 0) c.memory = 2 * c.max_sequences * one;
-  const bool spare = c.strict && device_of(model).is_cuda();
-  const int64_t least = spare ? Reader::strict_rows * one : one;
+  const int64_t spare = Reader::spare_rows(device_of(model));
+  if (c.memory == 0) c.memory = (2 * c.max_sequences + spare) * one;
+  const int64_t least = (1 + spare) * one;
   require(c.memory >= least,
           "the memory for states, {} bytes, does not hold one sequence of {} tokens, which takes {}; give more or take "
           "a shorter context",

@@ -17,7 +17,7 @@ class Memory {
 
   int64_t take_row();  // -1: none is free
   void free_row(int64_t row);
-  const std::vector<int64_t>& free_rows() const { return free_; }
+  int64_t free_rows() const { return static_cast<int64_t>(free_.size()); }
 
   // Room for a sequence of `tokens` in a row; false if there is none even without the cache.
   bool grow(int64_t row, int64_t tokens);

@@ -3,6 +3,7 @@
 #include <ATen/ops/cat.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "rattan/base/error.h"
 
@@ -19,9 +20,6 @@ bool goes_on(const std::vector<Slot>& slots, const DecodeStep& step) {
   return true;
 }
 
-// Strict groups on a GPU are always full; these rows fill them.
-int64_t spare_rows(bool strict, at::Device device) { return strict && device.is_cuda() ? Reader::strict_rows - 1 : 0; }
-
 }  // namespace reader_file
 
 Reader::Reader(models::Model& model, int64_t sequences, int64_t capacity, bool graph, bool strict)
@@ -32,8 +30,7 @@ Reader::Reader(models::Model& model, int64_t sequences, int64_t capacity, bool g
       serves_steps_(DecodeStep::serves(model)),
       whole_prefix_(model.state_spec().needs_whole_prefix()),
       sequences_(sequences),
-      store_(model.state_spec(), sequences + reader_file::spare_rows(strict, device_), capacity, model.compute,
-             device_) {}
+      store_(model.state_spec(), sequences + spare_rows(device_), capacity, model.compute, device_) {}
 
 DecodeStep& Reader::step_of(int64_t slots, int64_t choose) {
   std::unique_ptr<DecodeStep>& step = steps_[{slots, choose}];
@@ -43,8 +40,7 @@ DecodeStep& Reader::step_of(int64_t slots, int64_t choose) {
   return *step;
 }
 
-Reader::Next Reader::step_once(std::span<const Token> tokens, std::span<const int64_t> free, int64_t wanted,
-                               int64_t choose) {
+Reader::Next Reader::step_once(std::span<const Token> tokens, int64_t wanted, int64_t choose) {
   const auto n = static_cast<int64_t>(tokens.size());
   std::vector<Slot> slots;
   std::vector<int32_t> ids;
@@ -53,12 +49,7 @@ Reader::Next Reader::step_once(std::span<const Token> tokens, std::span<const in
     slots.push_back({.row = t.row, .position = t.held, .id = t.id, .follows = t.follows});
     rules.push_back(t.rule);
   }
-  for (int64_t row : free)
-    if (static_cast<int64_t>(slots.size()) < wanted) slots.push_back({.row = row, .idle = true});
-  for (int64_t row = sequences_; row < store_.rows() && static_cast<int64_t>(slots.size()) < wanted; ++row)
-    slots.push_back({.row = row, .idle = true});
-  if (static_cast<int64_t>(slots.size()) < wanted)
-    slots.resize(static_cast<std::size_t>(n));  // no rows to fill up with
+  while (static_cast<int64_t>(slots.size()) < wanted) slots.push_back({.row = sequences_, .idle = true});
   DecodeStep& step = step_of(static_cast<int64_t>(slots.size()), choose);
   const bool follows = std::any_of(tokens.begin(), tokens.end(), [](const Token& t) { return t.follows >= 0; });
   if (follows) {
@@ -80,16 +71,27 @@ Reader::Next Reader::step_once(std::span<const Token> tokens, std::span<const in
   return next;
 }
 
-Reader::Next Reader::step(std::span<const Token> tokens, std::span<const int64_t> free, int64_t choose) {
+void Reader::record(int64_t choose) {
+  if (!device_.is_cuda() || !graph_ || !serves_steps_) return;
+  // The largest first: smaller ones then find room in the memory that it used.
+  int64_t last = 0;
+  for (int64_t n = strict_ ? strict_rows : sequences_; n > 0; --n) {
+    const int64_t slots = strict_ ? strict_rows : slots_for(n, device_);
+    if (slots == std::exchange(last, slots)) continue;
+    for (int run = 0; run < 2; ++run) step_once({}, slots, choose);  // as it is, then recorded
+  }
+}
+
+Reader::Next Reader::step(std::span<const Token> tokens, int64_t choose) {
   const std::size_t all = tokens.size();
-  if (serves_steps_ && !strict_) return step_once(tokens, free, slots_for(static_cast<int64_t>(all), device_), choose);
+  if (serves_steps_ && !strict_) return step_once(tokens, slots_for(static_cast<int64_t>(all), device_), choose);
   std::vector<at::Tensor> parts;
   const std::size_t most = !strict_ ? all : serves_steps_ ? static_cast<std::size_t>(strict_rows) : 1;
   for (std::size_t first = 0; first < all; first += most) {
     const auto group = tokens.subspan(first, std::min(most, all - first));
     if (serves_steps_) {
       const int64_t slots = device_.is_cuda() ? strict_rows : static_cast<int64_t>(group.size());
-      const at::Tensor logits = step_once(group, free, slots, 0).logits;
+      const at::Tensor logits = step_once(group, slots, 0).logits;
       parts.push_back(all > most ? logits.clone() : logits);  // the next group overwrites it
     } else {
       std::vector<Reading> readings;
@@ -100,11 +102,11 @@ Reader::Next Reader::step(std::span<const Token> tokens, std::span<const int64_t
   return {parts.size() == 1 ? parts.front() : at::cat(parts), {}, {}};
 }
 
-void Reader::read(std::span<const Piece> pieces, std::span<const int64_t> free, const Logits& logits) {
-  if (strict_ && !whole_prefix_) return read_strictly(pieces, free, logits);
+void Reader::read(std::span<const Piece> pieces, const Logits& logits) {
+  if (strict_ && !whole_prefix_) return read_strictly(pieces, logits);
   if (strict_ && pieces.size() > 1) {
     for (std::size_t i = 0; i < pieces.size(); ++i)
-      read(pieces.subspan(i, 1), free, [&](std::size_t, int64_t first, const at::Tensor& x) { logits(i, first, x); });
+      read(pieces.subspan(i, 1), [&](std::size_t, int64_t first, const at::Tensor& x) { logits(i, first, x); });
     return;
   }
   std::vector<Reading> readings;
@@ -120,7 +122,7 @@ void Reader::read(std::span<const Piece> pieces, std::span<const int64_t> free, 
   }
 }
 
-void Reader::read_strictly(std::span<const Piece> pieces, std::span<const int64_t> free, const Logits& logits) {
+void Reader::read_strictly(std::span<const Piece> pieces, const Logits& logits) {
   for (std::size_t at = 0;; ++at) {
     std::vector<Token> tokens;
     std::vector<std::size_t> of;
@@ -131,7 +133,7 @@ void Reader::read_strictly(std::span<const Piece> pieces, std::span<const int64_
       of.push_back(i);
     }
     if (tokens.empty()) return;
-    const Next next = step(tokens, free, 0);
+    const Next next = step(tokens, 0);
     for (std::size_t k = 0; k < of.size(); ++k)
       if (pieces[of[k]].wants_logits)
         logits(of[k], static_cast<int64_t>(at), next.logits.narrow(0, static_cast<int64_t>(k), 1));

@@ -20,6 +20,9 @@ class Reader {
  public:
   static constexpr int64_t strict_rows = 16;
 
+  // On a GPU a row of no sequence fills up batches.
+  static int64_t spare_rows(at::Device device) { return device.is_cuda() ? 1 : 0; }
+
   // `sequences` rows with room for `capacity` tokens each.
   Reader(models::Model& model, int64_t sequences, int64_t capacity, bool graph, bool strict);
 
@@ -35,8 +38,11 @@ class Reader {
   };
   // One token of each; rows named in `free` hold nothing and fill up the batch. choose > 0: the next tokens are drawn
   // on the device too, among the first `choose` ids; needs chooses().
-  Next step(std::span<const Token> tokens, std::span<const int64_t> free, int64_t choose);
+  Next step(std::span<const Token> tokens, int64_t choose);
   bool chooses() const { return serves_steps_ && !strict_; }
+  // On a GPU: records the steps of every size beforehand, which takes a second or two and would hold up the first
+  // sequences. `choose` as in step().
+  void record(int64_t choose);
 
   // Prompts. `logits` is told fp32 [m, V] of tokens first .. first + m - 1 of a piece, for the pieces that want them.
   struct Piece {
@@ -44,7 +50,7 @@ class Reader {
     bool wants_logits = false;
   };
   using Logits = std::function<void(std::size_t piece, int64_t first, const at::Tensor& logits)>;
-  void read(std::span<const Piece> pieces, std::span<const int64_t> free, const Logits& logits);
+  void read(std::span<const Piece> pieces, const Logits& logits);
 
   // A model whose first reading must hold the whole prompt.
   bool whole_prefix() const { return whole_prefix_; }
@@ -52,8 +58,8 @@ class Reader {
   at::Device device() const { return device_; }
 
  private:
-  Next step_once(std::span<const Token> tokens, std::span<const int64_t> free, int64_t slots, int64_t choose);
-  void read_strictly(std::span<const Piece> pieces, std::span<const int64_t> free, const Logits& logits);
+  Next step_once(std::span<const Token> tokens, int64_t slots, int64_t choose);
+  void read_strictly(std::span<const Piece> pieces, const Logits& logits);
   DecodeStep& step_of(int64_t slots, int64_t choose);
 
   models::Model& model_;

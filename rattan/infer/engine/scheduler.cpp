@@ -12,9 +12,9 @@ namespace scheduler_file {
 int64_t rows_for(models::Model& model, const EngineConfig& config) {
   const int64_t one = model.state_spec().bytes(config.max_context, model.compute);
   if (device_of(model).is_cpu()) return config.max_sequences;
-  const int64_t spare = config.strict ? Reader::strict_rows - 1 : 0;
   const int64_t bytes = config.prefix_cache ? config.memory / 4 * 3 : config.memory;
-  return std::clamp<int64_t>(bytes / std::max<int64_t>(one, 1) - spare, 1, config.max_sequences);
+  const int64_t rows = bytes / std::max<int64_t>(one, 1) - Reader::spare_rows(device_of(model));
+  return std::clamp<int64_t>(rows, 1, config.max_sequences);
 }
 
 }  // namespace scheduler_file
@@ -30,6 +30,8 @@ Scheduler::Scheduler(models::Model& model, const Tokenizer& tokenizer, const Eng
              {.enabled = config.prefix_cache && !reader_.whole_prefix(), .snapshot_every = config.snapshot_every}),
       vocabulary_(tokenizer.vocab_size()),
       overlaps_(config.overlap.value_or(reader_.device().is_cuda()) && reader_.chooses() && config.lookup == 0) {}
+
+void Scheduler::record() { reader_.record(overlaps_ ? vocabulary_ : 0); }
 
 void Scheduler::add(const std::shared_ptr<Live>& live) {
   live->unfinished = live->request.choices;

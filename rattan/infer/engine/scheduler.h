@@ -39,12 +39,13 @@ class Scheduler {
  public:
   Scheduler(models::Model& model, const Tokenizer& tokenizer, const EngineConfig& config, Outlet& outlet);
 
+  void record();  // steps, before the first sequence comes (Reader::record)
   void add(const std::shared_ptr<Live>& live);
   void step();
   bool idle() const { return waiting_.empty() && running_.empty(); }
   void fail_all(const std::string& error);  // what runs and what waits
 
-  int64_t rows() const { return static_cast<int64_t>(memory_.free_rows().size() + running_.size()); }
+  int64_t rows() const { return static_cast<int64_t>(memory_.free_rows() + running_.size()); }
   int64_t running() const { return static_cast<int64_t>(running_.size()); }
   const Counts& counts() const { return counts_; }
   const Memory& memory() const { return memory_; }

@@ -58,7 +58,7 @@ void Scheduler::decode_singly(const std::vector<Sequence*>& ready, bool overlap)
     tokens.push_back({.row = s->row, .held = s->read, .id = s->ids.back(), .follows = flight_.place(*s)});
     if (chooses && draws_plainly(*s)) tokens.back().rule = draw_rule(*s);
   }
-  const Reader::Next next = reader_.step(tokens, memory_.free_rows(), chooses ? vocabulary_ : 0);
+  const Reader::Next next = reader_.step(tokens, chooses ? vocabulary_ : 0);
   for (Sequence* s : ready) ++s->read;
   if (overlap) {
     Flight started(ready, next);

@@ -33,7 +33,7 @@ void Scheduler::decode_guessing(const std::vector<std::pair<Sequence*, std::vect
   for (std::size_t i = 0; i < guessed.size(); ++i)
     pieces.push_back({{guessed[i].first->row, guessed[i].first->read, texts[i]}, true});
   // Logits come in the order of a piece's tokens; those behind a wrong guess are of no use.
-  reader_.read(pieces, memory_.free_rows(), [&](std::size_t i, int64_t first, const at::Tensor& logits) {
+  reader_.read(pieces, [&](std::size_t i, int64_t first, const at::Tensor& logits) {
     Sequence& s = *guessed[i].first;
     const auto& guess = guessed[i].second;
     const at::Tensor host = logits.to(at::kCPU);

@@ -59,7 +59,7 @@ void Scheduler::read(const std::vector<Reader::Piece>& plan, const std::vector<S
   for (const Reader::Piece& piece : plan)
     of.push_back(
         *std::find_if(readers.begin(), readers.end(), [&](const Sequence* s) { return s->row == piece.reading.row; }));
-  reader_.read(plan, memory_.free_rows(), [&](std::size_t i, int64_t first, const at::Tensor& logits) {
+  reader_.read(plan, [&](std::size_t i, int64_t first, const at::Tensor& logits) {
     take_prompt_logits(*of[i], plan[i].reading.held + first, logits);
   });
   for (std::size_t i = 0; i < plan.size(); ++i) {

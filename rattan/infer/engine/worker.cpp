@@ -36,7 +36,15 @@ Worker::Worker(models::Model& model, const Tokenizer& tokenizer, EngineConfig co
   stats_.first_token_seconds = stats_.token_seconds = stats_.queue_seconds = worker_file::seconds();
   stats_.slots = scheduler_.rows();
   publish();
-  thread_ = std::thread([this] { run(); });
+  std::promise<void> promise;
+  std::future<void> prepared = promise.get_future();
+  thread_ = std::thread([this, promise = std::move(promise)]() mutable { run(std::move(promise)); });
+  try {
+    prepared.get();
+  } catch (...) {
+    thread_.join();
+    throw;
+  }
 }
 
 Worker::~Worker() {
@@ -167,10 +175,16 @@ void Worker::publish() {
   stats_.memory = scheduler_.memory().budget();
 }
 
-void Worker::run() {
+void Worker::run(std::promise<void> prepared) {
   at::init_num_threads();  // as many as the process was told to use, which OpenMP would forget on a new thread
   at::NoGradGuard no_grad;
   const c10::DeviceGuard device(device_of(model_));
+  try {
+    scheduler_.record();
+  } catch (...) {
+    return prepared.set_exception(std::current_exception());
+  }
+  prepared.set_value();
   for (;;) {
     std::deque<std::shared_ptr<Live>> incoming;
     std::deque<std::function<void()>> jobs;

@@ -3,6 +3,7 @@
 #include <condition_variable>
 #include <deque>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -36,7 +37,7 @@ class Worker : public Outlet {
   void gone(Live& live) override;
   void observe(Live& live, const EngineEvent& event);
 
-  void run();
+  void run(std::promise<void> prepared);
   void publish();
   bool idle() const { return incoming_.empty() && jobs_.empty() && live_.empty(); }
 
