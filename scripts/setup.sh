@@ -4,7 +4,7 @@
 # The one list of packages (Debian 12 and Ubuntu 24.04 call them alike). docs/dependencies.md gives the reasons.
 build_packages=(
   g++ cmake ninja-build ccache python3-venv
-  libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev
+  libfmt-dev libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libsimdjson-dev
   libsentencepiece-dev zlib1g-dev libzstd-dev libboost-dev libedit-dev
   libgtest-dev libgmock-dev librapidcheck-dev
   bible-kjv

@@ -36,7 +36,7 @@ void EngineFlags::declare(CLI::App& verb, const std::string& memory_default) {
                   "processor); default: " +
                       memory_default);
   verb.add_option("--prefill", config.prefill_tokens,
-                  "prompt tokens that one step reads at most; 0: 512 on a processor, 2048 on a GPU")
+                  "prompt tokens that one step reads at most; 0: 512 on a processor, 4096 on a GPU")
       ->capture_default_str();
   verb.add_option("--snapshot-every", config.snapshot_every,
                   "tokens between snapshots of states that cannot be resumed elsewhere")

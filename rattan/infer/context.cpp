@@ -1,6 +1,5 @@
 #include "rattan/infer/context.h"
 
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -49,7 +48,7 @@ at::Tensor ids_tensor(std::span<const int32_t> ids, at::Device device) {
 
 at::Tensor target_scores(models::Model& model, const at::Tensor& h, const at::Tensor& targets) {
   constexpr int64_t rows = 512;
-  at::NoGradGuard no_grad;
+  const Undifferentiated no_grad;
   const int64_t n = targets.size(0);
   at::Tensor out = at::empty({n}, at::kFloat);
   for (int64_t first = 0; first < n; first += rows) {
@@ -73,7 +72,7 @@ Context::Context(models::Model& model, int64_t rows, int64_t capacity, bool reco
       record_(record) {}
 
 at::Tensor read_rows(models::Model& model, nn::State& state, std::span<const Reading> readings) {
-  at::NoGradGuard no_grad;
+  const Undifferentiated no_grad;
   ops::FewRowsScope few_rows;
   const at::Device device = device_of(model);
   std::vector<nn::Segment> segments;
@@ -94,7 +93,7 @@ at::Tensor read_rows(models::Model& model, nn::State& state, std::span<const Rea
 }
 
 at::Tensor logits_of(models::Model& model, const at::Tensor& h) {
-  at::NoGradGuard no_grad;
+  const Undifferentiated no_grad;
   ops::FewRowsScope few_rows;
   const nn::Layout layout = nn::Layout::uniform(1, h.size(0), h.device());
   nn::Call call{layout};

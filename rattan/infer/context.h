@@ -1,6 +1,8 @@
 // Sequences that a model has read: rows of one state, and how to read on.
 #pragma once
+#include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
 
 #include <cstdint>
 #include <map>
@@ -12,6 +14,13 @@
 #include "rattan/models/model.h"
 
 namespace rattan::infer {
+
+// Nothing is differentiated on this thread, and operators go straight to their kernels: what the layers above them cost
+// the host is more than a short piece of text costs a GPU.
+struct Undifferentiated {
+  at::NoGradGuard no_grad;
+  at::AutoDispatchBelowADInplaceOrView below;
+};
 
 // Where a model's parameters are. Error if they were never allocated.
 at::Device device_of(models::Model& model);

@@ -1,7 +1,6 @@
 #include "rattan/infer/decode_step.h"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/where.h>
@@ -110,7 +109,7 @@ void DecodeStep::run() {
 }
 
 void DecodeStep::compute() {
-  at::NoGradGuard no_grad;
+  const Undifferentiated no_grad;
   ops::FewRowsScope few_rows;
   // Made anew, so that its tables are derived from where the sequences stand now, within what is recorded.
   const nn::Layout layout = nn::Layout::step(

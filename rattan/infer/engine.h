@@ -38,7 +38,7 @@ struct EngineConfig {
   int64_t max_sequences = 64;  // that run at the same time
   int64_t max_context = 4096;  // tokens of a sequence, prompt and answer
   int64_t memory = 0;          // bytes for states and cached prefixes; 0: what max_sequences take, and as much again
-  // Prompt tokens that one step reads at most, shared by the prompts that wait; 0: 512 on a processor, 2,048 on a GPU,
+  // Prompt tokens that one step reads at most, shared by the prompts that wait; 0: 512 on a processor, 4,096 on a GPU,
   // which fewer do not fill.
   int64_t prefill_tokens = 0;
   int64_t max_waiting = 1024;     // requests in the queue

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "rattan/serve/api_error.h"
+#include "rattan/serve/json_body.h"
 
 namespace rattan::serve {
 
@@ -154,6 +155,42 @@ TEST(Request, BrokenBodies) {
     EXPECT_LT(error.message.size(), 300u);
   }
   EXPECT_EQ(completion_error(wide + "]}").code, "context_length_exceeded");
+}
+
+// Long bodies are read another way, which must make no difference.
+TEST(Request, LongBodiesAreReadAsShortOnesAre) {
+  const std::string blank(5000, ' ');
+  for (
+      const char* body :
+      {R"({"a":[1,-2,3.5,1e30,18446744073709551615,99999999999999999999,-0,0.0],"b":{"c":null,"d":[true,false,[]]},"":{}})",
+       "{\"text\":\"\u00fc \xe2\x82\xac \\n \\\" \\\\ \\u00e9 \\ud83d\\ude00\"}"}) {
+    const nlohmann::json expected = nlohmann::json::parse(body), got = parse_object(body + blank);
+    EXPECT_EQ(got, expected) << body;
+    EXPECT_EQ(got.dump(), expected.dump());  // with the types of the numbers
+  }
+  std::string deep;
+  for (int i = 0; i < 40; ++i) deep += R"({"a":)";
+  for (const std::string& body :
+       {std::string("[]"), std::string("{"), std::string(R"({"a":1} x)"), std::string(R"({"a":1,"a":2})"),
+        std::string(R"({"b":{"a":1,"a":2}})"), std::string(R"({"a":1e999})"), std::string(R"({"a":NaN})"),
+        std::string("{\"a\":\"\xff\"}"), std::string("{\"a\":\"\xed\xa0\x80\"}"), std::string(R"({"a":"\udc00"})"),
+        std::string(R"({"a":"\ud800"})"), deep + "1" + std::string(40, '}'), std::string("{\"a\":01}"),
+        std::string("{\"a\":\"\n\"}")}) {
+    const auto message = [](const std::string& text) {
+      try {
+        parse_object(text);
+      } catch (const ApiError& error) {
+        return error.message;
+      }
+      return std::string("none");
+    };
+    EXPECT_NE(message(body), "none") << body;
+    if (body != "{") {  // breaks where it ends
+      EXPECT_EQ(message(body + blank), message(body)) << body;
+    } else {
+      EXPECT_THAT(message(body + blank), HasSubstr("byte 5002"));
+    }
+  }
 }
 
 TEST(Request, Chat) {

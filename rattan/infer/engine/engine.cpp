@@ -20,7 +20,7 @@ EngineConfig checked(EngineConfig c, models::Model& model) {
   require(c.max_sequences >= 1 && c.max_context >= 2, "an engine needs at least 1 sequence of at least 2 tokens");
   require(c.max_waiting >= 1 && c.snapshot_every >= 1 && c.prefill_tokens >= 0 && c.lookup >= 0 && c.memory >= 0,
           "max_waiting and snapshot_every must be at least 1, prefill_tokens, lookup and memory at least 0");
-  if (c.prefill_tokens == 0) c.prefill_tokens = device_of(model).is_cuda() ? 2048 : 512;
+  if (c.prefill_tokens == 0) c.prefill_tokens = device_of(model).is_cuda() ? 4096 : 512;
   const int64_t rows = c.max_sequences + Reader::spare_rows(device_of(model));
   require(c.max_context <= std::numeric_limits<int32_t>::max() / rows,
           "{} sequences of {} tokens are more places than can be numbered", c.max_sequences, c.max_context);

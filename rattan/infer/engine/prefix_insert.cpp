@@ -9,7 +9,7 @@ namespace rattan::infer {
 namespace prefix_insert_file {
 
 // Tokens of an edge at most: what is evicted at once.
-constexpr int64_t edge_tokens = 512;
+constexpr int64_t edge_tokens = 2048;
 // Beginnings remembered after they were evicted, to tell why they are missed.
 constexpr std::size_t remembered = 1 << 16;
 
