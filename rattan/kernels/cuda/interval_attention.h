@@ -27,6 +27,7 @@ struct IntervalForward {
   OwnEntry<T> own;
   float* scratch = nullptr;  // interval_rows_scratch_bytes(), optional: few queries may cut their keys into parts
   bool vector = false;       // q, k, v, o and the own entries allow 16-byte accesses
+  bool shared_keys = false;  // queries that follow one another mostly see the same keys: a piece of text
 };
 
 // Outputs that were gated, out = sigmoid(gate) o, for a backward pass that starts from their gradient: it makes the

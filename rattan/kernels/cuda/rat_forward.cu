@@ -71,6 +71,7 @@ void run(const RatForward<T>& a, void* scratch_memory, void* stream_pointer) {
   f.own.value = {s.values, width, shape.dim};
   f.own.gate = {a.proj.data + RatColumns(shape).z, a.proj.row, shape.dim};
   f.scratch = s.parts;
+  f.shared_keys = true;
   interval_attention_forward(f, stream);
   if (shape.chunks > 0) rat_final(a, stream);
 }
