@@ -132,9 +132,9 @@ void launch_tiles(const IntervalForward<T>& a, cudaStream_t stream) {
   check_launch("attention_forward");
 }
 
-// Few queries, sixteen keys or more for each: a step of many sequences. Up to 16 go this way however few keys there are,
-// so that what a strict step of 16 sequences gives one of them does not depend on where the keys of the others stand; in
-// a tile it would. More that share their keys do not: each would read all of them again.
+// Few queries, sixteen keys or more for each: a step of many sequences. Up to 16 go this way however few keys there
+// are, so that what a strict step of 16 sequences gives one of them does not depend on where the keys of the others
+// stand; in a tile it would. More that share their keys do not: each would read all of them again.
 template <class T>
 bool has_few_rows(const IntervalForward<T>& a) {
   return a.queries <= 16 || (!a.shared_keys && a.queries <= 1024 && a.keys >= 16 * a.queries);
