@@ -3,6 +3,7 @@
 #include <simdjson.h>
 
 #include <cmath>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -55,17 +56,32 @@ class Inspector : public nlohmann::json_sax<json> {
   std::vector<std::set<std::string>> names_;
 };
 
-// False where the other reading has something to say: nesting, a member that comes twice.
-bool build(const simdjson::dom::element& from, json& to, int depth) {
+bool pack(const simdjson::dom::array& items, json& to) {
+  std::vector<uint8_t> bytes(items.size() * sizeof(int64_t));
+  uint8_t* at = bytes.data();
+  for (const simdjson::dom::element item : items) {
+    int64_t number = 0;
+    if (item.get(number) != simdjson::SUCCESS) return false;
+    std::memcpy(at, &number, sizeof number);
+    at += sizeof number;
+  }
+  to = json::binary(std::move(bytes));
+  return true;
+}
+
+// False where the other reading has something to say: nesting, a member that comes twice. packs: arrays of integers.
+bool build(const simdjson::dom::element& from, json& to, int depth, bool packs = false) {
   using Type = simdjson::dom::element_type;
   switch (from.type()) {
     case Type::ARRAY: {
       if (depth >= kMaxDepth) return false;
       const simdjson::dom::array items = from.get_array();
+      constexpr std::size_t many = 64, most = 0xffffff;  // more are not counted
+      if (packs && items.size() >= many && items.size() < most && pack(items, to)) return true;
       json::array_t out;
       out.reserve(items.size());
       for (const simdjson::dom::element item : items)
-        if (!build(item, out.emplace_back(), depth + 1)) return false;
+        if (!build(item, out.emplace_back(), depth + 1, packs)) return false;
       to = std::move(out);
       return true;
     }
@@ -74,7 +90,8 @@ bool build(const simdjson::dom::element& from, json& to, int depth) {
       json::object_t out;
       for (const auto& [key, value] : from.get_object()) {
         const auto [member, fresh] = out.try_emplace(std::string(key));
-        if (!fresh || !build(value, member->second, depth + 1)) return false;
+        const bool of_ids = depth == 0 && (key == "prompt" || key == "tokens");
+        if (!fresh || !build(value, member->second, depth + 1, of_ids)) return false;
       }
       to = std::move(out);
       return true;
@@ -133,13 +150,20 @@ nlohmann::json parse_object(std::string_view text) {
   return value;
 }
 
+std::vector<int64_t> packed_integers(const nlohmann::json& binary) {
+  const std::vector<uint8_t>& bytes = binary.get_binary();
+  std::vector<int64_t> out(bytes.size() / sizeof(int64_t));
+  std::memcpy(out.data(), bytes.data(), bytes.size());
+  return out;
+}
+
 std::string kind_of(const nlohmann::json& value) {
   if (value.is_null()) return "null";
   if (value.is_boolean()) return "a boolean";
   if (value.is_number_integer()) return "an integer";
   if (value.is_number()) return "a number";
   if (value.is_string()) return "a string";
-  return value.is_array() ? "an array" : "an object";
+  return is_array(value) ? "an array" : "an object";
 }
 
 Members::Members(const nlohmann::json& object, std::string where) : object_(object), where_(std::move(where)) {

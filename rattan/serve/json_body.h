@@ -16,7 +16,13 @@ inline constexpr int kMaxDepth = 32;  // of nested arrays and objects
 
 // ApiError 400 unless `text` is one JSON object: with the byte where the grammar broke, for nesting beyond kMaxDepth,
 // for a member that is there twice, for text that is not UTF-8, and for numbers that no double holds.
+// In a long body, arrays of integers in the members `prompt` and `tokens` come as binary (packed_integers): as nodes
+// they would take several times as long as all the rest.
 nlohmann::json parse_object(std::string_view text);
+
+// A JSON array: also one that came as binary.
+inline bool is_array(const nlohmann::json& value) { return value.is_array() || value.is_binary(); }
+std::vector<int64_t> packed_integers(const nlohmann::json& binary);
 
 // A member of an object that is being read. null counts as absent. Each reader throws ApiError 400 naming the member
 // for another type or range.

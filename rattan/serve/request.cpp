@@ -10,14 +10,20 @@ using nlohmann::json;
 std::vector<int32_t> read_ids(const json& array, const std::string& name, const RequestLimits& limits) {
   std::vector<int32_t> ids;
   ids.reserve(array.size());
-  for (const json& item : array) {
-    if (!item.is_number_integer())
-      refuse(name, "'{}' must hold token ids; at {} stands {}", name, ids.size(), kind_of(item));
-    const bool beyond = item.is_number_unsigned() && item.get<uint64_t>() > INT32_MAX;
-    const int64_t id = beyond ? -1 : item.get<int64_t>();
-    if (id < 0 || id >= limits.vocab_size)
-      refuse(name, "'{}' holds {}, but token ids go from 0 to {}", name, item.dump(), limits.vocab_size - 1);
-    ids.push_back(static_cast<int32_t>(id));
+  auto known = [&](int64_t id) { return id >= 0 && id < limits.vocab_size; };
+  auto refuse_id = [&](const json& id) {
+    refuse(name, "'{}' holds {}, but token ids go from 0 to {}", name, id.dump(), limits.vocab_size - 1);
+  };
+  if (array.is_binary()) {
+    for (const int64_t id : packed_integers(array)) known(id) ? ids.push_back(static_cast<int32_t>(id)) : refuse_id(id);
+  } else {
+    for (const json& item : array) {
+      if (!item.is_number_integer())
+        refuse(name, "'{}' must hold token ids; at {} stands {}", name, ids.size(), kind_of(item));
+      const bool beyond = item.is_number_unsigned() && item.get<uint64_t>() > INT32_MAX;
+      if (beyond || !known(item.get<int64_t>())) refuse_id(item);
+      ids.push_back(item.get<int32_t>());
+    }
   }
   if (ids.empty()) refuse(name, "'{}' must not be empty", name);
   // What cannot fit is not kept: a stranger's request should cost no more than its bytes.
@@ -30,7 +36,7 @@ std::vector<int32_t> read_ids(const json& array, const std::string& name, const 
 }
 
 Prompt read_one(const json& value, const std::string& name, const RequestLimits& limits) {
-  if (value.is_array()) return read_ids(value, name, limits);
+  if (is_array(value)) return read_ids(value, name, limits);
   if (!value.is_string()) refuse(name, "'{}' must be a string or an array of token ids, not {}", name, kind_of(value));
   auto text = value.get<std::string>();
   if (text.empty()) refuse(name, "'{}' must not be empty", name);
@@ -266,7 +272,7 @@ DetokenizeParams parse_detokenize(std::string_view body, const RequestLimits& li
   DetokenizeParams p;
   p.model = members.text("model").value_or("");
   const json* tokens = members.any("tokens");
-  if (tokens == nullptr || !tokens->is_array()) refuse("tokens", "'tokens' must be an array of token ids");
+  if (tokens == nullptr || !is_array(*tokens)) refuse("tokens", "'tokens' must be an array of token ids");
   RequestLimits any_length = limits;
   any_length.max_context = INT64_MAX;
   if (!tokens->empty()) p.tokens = read_ids(*tokens, "tokens", any_length);

@@ -192,6 +192,43 @@ TEST(Request, LongBodiesAreReadAsShortOnesAre) {
   }
 }
 
+TEST(Request, LongPromptsOfTokens) {
+  RequestLimits limits;
+  limits.vocab_size = 1000, limits.max_context = 10000, limits.max_prompts = 8;
+  std::vector<int32_t> ids(5000);
+  for (std::size_t i = 0; i < ids.size(); ++i) ids[i] = static_cast<int32_t>(i * 7 % 1000);
+  const std::string list = nlohmann::json(ids).dump();
+  auto prompts = [&](const std::string& prompt) {
+    return parse_completion(R"({"prompt":)" + prompt + "}", limits).prompts;
+  };
+  EXPECT_EQ(std::get<std::vector<int32_t>>(prompts(list).at(0)), ids);
+  const auto three = prompts("[" + list + ",[3,4]," + list + "]");
+  ASSERT_EQ(three.size(), 3u);
+  EXPECT_EQ(std::get<std::vector<int32_t>>(three[1]), (std::vector<int32_t>{3, 4}));
+  EXPECT_EQ(std::get<std::vector<int32_t>>(three[2]), ids);
+  EXPECT_EQ(parse_detokenize(R"({"tokens":)" + list + "}", limits).tokens, ids);
+  const std::string most(list, 0, list.size() - 1);
+  for (const auto& [end, message] :
+       std::vector<std::pair<std::string, const char*>>{{",1000]", "holds 1000, but"},
+                                                        {",-1]", "holds -1, but"},
+                                                        {",1.5]", "at 5000 stands a number"},
+                                                        {",\"a\"]", "at 5000 stands a string"},
+                                                        {",99999999999999999999]", "at 5000 stands a number"}}) {
+    try {
+      prompts(most + end);
+      ADD_FAILURE() << end;
+    } catch (const ApiError& error) {
+      EXPECT_THAT(error.message, HasSubstr(message));
+    }
+  }
+  try {
+    parse_completion(R"({"stop":)" + list + R"(,"prompt":"a"})", limits);
+    ADD_FAILURE();
+  } catch (const ApiError& error) {
+    EXPECT_THAT(error.message, HasSubstr("'stop' may hold"));
+  }
+}
+
 TEST(Request, Chat) {
   const ChatParams p = parse_chat(
       R"({"messages":[{"role":"developer","content":"s"},{"role":"user","content":[{"type":"text","text":"a"},
