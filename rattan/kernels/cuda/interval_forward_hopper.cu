@@ -46,7 +46,7 @@ struct Pool {
 struct Args {
   IntervalForward<bf16> a;
   CUtensorMap q, k, v, value, gate, o;
-  int heads;  // a block, if each has queries of its own
+  int heads;  // a block
 };
 
 // The heads of this block, [first, last) in steps: those that share a query, or some that have their own.
@@ -56,9 +56,9 @@ struct Heads {
   __device__ explicit Heads(const Args& p) {
     const int heads = static_cast<int>(p.a.heads), q_heads = static_cast<int>(p.a.q_heads), y = blockIdx.y;
     share = q_heads < heads;
-    first = share ? y : y * p.heads;
-    last = share ? heads : min(first + p.heads, heads);
     step = share ? q_heads : 1;
+    first = y % step + y / step * step * p.heads;
+    last = min(first + step * p.heads, heads);
   }
 };
 
@@ -404,11 +404,17 @@ HeadsRef<const T> constant(const HeadsRef<T>& t) {
   return {t.data, t.row, t.head};
 }
 
-// Heads with queries of their own that a block takes one after the other: several, as long as that leaves enough blocks
-// for a few rounds of the device. The next one's first copies are under way while one ends.
+// Heads that a block takes one after the other. Of those with queries of their own several, as long as that leaves
+// enough blocks for a few rounds of the device: the next one's first copies are under way while one ends. Of those that
+// share their queries all, which then are read once, but fewer where the blocks would not fill the device.
 int heads_a_block(const IntervalForward<bf16>& a) {
+  const int64_t tiles = blocks_for(a.queries, kRows);
+  if (a.q_heads < a.heads) {
+    constexpr int64_t multiprocessors = 132;
+    return static_cast<int>(std::clamp<int64_t>(blocks_for(tiles * a.heads, multiprocessors), 1, a.heads / a.q_heads));
+  }
   constexpr int64_t enough = 528, most = 8;
-  return static_cast<int>(std::clamp<int64_t>(blocks_for(a.queries, kRows) * a.heads / enough, 1, most));
+  return static_cast<int>(std::clamp<int64_t>(tiles * a.heads / enough, 1, most));
 }
 
 template <int D, bool own>
@@ -427,7 +433,8 @@ void launch(const IntervalForward<bf16>& a, cudaStream_t stream) {
   constexpr int64_t bytes = sizeof(Memory<D, own>) + 1024;
   static_assert(bytes <= 227 * 1024);
   allow_shared_memory(reinterpret_cast<const void*>(kernel<D, own>), bytes, "attention_forward");
-  const int64_t head_blocks = a.q_heads < a.heads ? a.q_heads : blocks_for(a.heads, p.heads);
+  const int64_t share = a.q_heads < a.heads ? a.q_heads : 1;
+  const int64_t head_blocks = share * blocks_for(a.heads / share, p.heads);
   const dim3 grid(static_cast<unsigned>(blocks_for(a.queries, kRows)), static_cast<unsigned>(head_blocks));
   kernel<D, own><<<grid, kThreads, bytes, stream>>>(p);
   check_launch("attention_forward (Hopper)");
