@@ -52,6 +52,7 @@ struct Args {
 // The heads of this block, [first, last) in steps: those that share a query, or some that have their own.
 struct Heads {
   int first, last, step;
+  int query;  // the first one's
   bool share;
   __device__ explicit Heads(const Args& p) {
     const int heads = static_cast<int>(p.a.heads), q_heads = static_cast<int>(p.a.q_heads), y = blockIdx.y;
@@ -59,6 +60,7 @@ struct Heads {
     step = share ? q_heads : 1;
     first = y % step + y / step * step * p.heads;
     last = min(first + step * p.heads, heads);
+    query = share ? y % step : first;
   }
 };
 
@@ -351,7 +353,7 @@ __device__ void prepare(const Args& p, Memory<D, own>& m, int64_t row0) {
   for (int i = 0; i < 4; ++i) init_barrier(m.own_full[i], 1), init_barrier(m.own_empty[i], 4);
   fence_barriers();
   const Heads heads(p);
-  load_query(p, m, row0, heads.first, 0);
+  load_query(p, m, row0, heads.query, 0);
   if constexpr (own) {
     for (int warpgroup = 0; warpgroup < 2; ++warpgroup) load_own<D, 128>(p, m, row0, heads.first, warpgroup, 0);
   }
