@@ -1,12 +1,14 @@
 // A body is either refused with ApiError, whose message is short and valid JSON text, or read; what was read keeps to
-// the limits. The first byte says which route it is for.
+// the limits. Long bodies are read as short ones are. The first byte says which route a body is for.
 #include <cstdint>
 #include <cstdlib>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <string_view>
 
 #include "rattan/serve/api_error.h"
+#include "rattan/serve/json_body.h"
 #include "rattan/serve/request.h"
 
 namespace rattan::request_fuzz {
@@ -31,6 +33,29 @@ void check_common(const serve::CommonParams& p, const serve::RequestLimits& limi
   for (const std::string& stop : p.stop) check(!stop.empty());
   for (const auto& [id, bias] : p.logit_bias) check(id >= 0 && id < limits.vocab_size && bias >= -100 && bias <= 100);
 }
+
+void unpack(nlohmann::json& value) {
+  if (value.is_binary()) {
+    nlohmann::json list = nlohmann::json::array();
+    for (const int64_t x : serve::packed_integers(value)) x < 0 ? list.push_back(x) : list.push_back(uint64_t(x));
+    value = std::move(list);
+  } else if (value.is_structured()) {
+    for (nlohmann::json& item : value) unpack(item);
+  }
+}
+
+std::optional<std::string> read(std::string_view body) {
+  try {
+    nlohmann::json value = serve::parse_object(body);
+    unpack(value);
+    return value.dump();
+  } catch (const serve::ApiError&) {
+    return std::nullopt;
+  }
+}
+
+// Blanks make a body long without another meaning.
+void check_long(std::string_view body) { check(read(body) == read(std::string(body) + std::string(5000, ' '))); }
 
 void run(uint8_t route, std::string_view body) {
   serve::RequestLimits limits;
@@ -71,6 +96,9 @@ void run(uint8_t route, std::string_view body) {
 }  // namespace rattan::request_fuzz
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, std::size_t size) {
-  if (size > 0) rattan::request_fuzz::run(data[0], {reinterpret_cast<const char*>(data + 1), size - 1});
+  if (size == 0) return 0;
+  const std::string_view body(reinterpret_cast<const char*>(data + 1), size - 1);
+  rattan::request_fuzz::run(data[0], body);
+  rattan::request_fuzz::check_long(body);
   return 0;
 }
