@@ -25,6 +25,10 @@ class MixerSuite : public testing::TestWithParam<MixerCase> {
   at::Device device = GetParam().device;
   at::Tensor x = random_input(rows, tokens, seed).to(device, dtype);
 
+  // Bit for bit; but float64 is computed by torch's library, whose last bits depend on where a tensor happens to lie.
+  bool unchanged(const at::Tensor& a, const at::Tensor& b) const {
+    return dtype == at::kDouble ? difference(a, b) <= allowed.value : same_bits(a, b);
+  }
   nn::State fresh_state(int64_t count = rows) {
     return nn::make_state(mixer->state_spec(), count, tokens, dtype, device);
   }
@@ -109,7 +113,7 @@ TEST_P(MixerSuite, ALaterTokenChangesNoEarlierBit) {
     at::Tensor changed = x.clone();
     changed.select(1, t).add_(1);
     const at::Tensor after = run_forward(*mixer, changed);
-    EXPECT_TRUE(same_bits(after.slice(1, 0, t), before.slice(1, 0, t))) << "token " << t << ", seed " << seed;
+    EXPECT_TRUE(unchanged(after.slice(1, 0, t), before.slice(1, 0, t))) << "token " << t << ", seed " << seed;
     EXPECT_GT(difference(after.select(1, t), before.select(1, t)), 1e-4) << "token " << t << " must change itself";
   }
 }
@@ -189,7 +193,7 @@ TEST_P(MixerSuite, PaddingIsInertAndGetsZeros) {
   const at::Tensor inside = packed.valid().view({rows, tokens, 1});
   at::Tensor other = at::where(inside, x, at::full_like(x, 3));
   const at::Tensor y = run_forward(*mixer, x, packed);
-  EXPECT_TRUE(same_bits(run_forward(*mixer, other, packed), y)) << "seed " << seed;
+  EXPECT_TRUE(unchanged(run_forward(*mixer, other, packed), y)) << "seed " << seed;
   EXPECT_EQ(y.masked_select(inside.logical_not()).abs().sum().item<double>(), 0);
   const at::Tensor dx = gradients(*mixer, x, random_input(rows, tokens, seed + 1), packed).at("x");
   EXPECT_EQ(dx.masked_select(inside.logical_not()).abs().sum().item<double>(), 0);
@@ -200,7 +204,7 @@ TEST_P(MixerSuite, BatchNeighborsDoNotMatter) {
   const at::Tensor both = run_forward(*mixer, x);
   at::Tensor other = x.clone();
   other.select(0, 1).add_(1);
-  EXPECT_TRUE(same_bits(run_forward(*mixer, other).select(0, 0), both.select(0, 0))) << "seed " << seed;
+  EXPECT_TRUE(unchanged(run_forward(*mixer, other).select(0, 0), both.select(0, 0))) << "seed " << seed;
 }
 
 TEST_P(MixerSuite, StepsOnTheDeviceEqualSegments) {
