@@ -9,14 +9,16 @@ using nlohmann::json;
 
 std::vector<int32_t> read_ids(const json& array, const std::string& name, const RequestLimits& limits) {
   std::vector<int32_t> ids;
-  ids.reserve(array.size());
   auto known = [&](int64_t id) { return id >= 0 && id < limits.vocab_size; };
   auto refuse_id = [&](const json& id) {
     refuse(name, "'{}' holds {}, but token ids go from 0 to {}", name, id.dump(), limits.vocab_size - 1);
   };
   if (array.is_binary()) {
-    for (const int64_t id : packed_integers(array)) known(id) ? ids.push_back(static_cast<int32_t>(id)) : refuse_id(id);
+    const std::vector<int64_t> packed = packed_integers(array);
+    ids.reserve(packed.size());
+    for (const int64_t id : packed) known(id) ? ids.push_back(static_cast<int32_t>(id)) : refuse_id(id);
   } else {
+    ids.reserve(array.size());
     for (const json& item : array) {
       if (!item.is_number_integer())
         refuse(name, "'{}' must hold token ids; at {} stands {}", name, ids.size(), kind_of(item));

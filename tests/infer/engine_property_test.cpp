@@ -145,6 +145,8 @@ TEST_P(EveryModel, NeighboursMakeNoDifference) {
       if (rng.below(3) == 0) r.sampling.temperature = 0;
       if (rng.below(4) == 0) r.sampling.top_p = 0.8;
       if (rng.below(8) == 0) r.sampling.frequency_penalty = 0.5;  // the host chooses
+      if (rng.below(3) == 0) r.end_tokens = some_ids(rng, 12);
+      if (rng.below(3) == 0) r.stop = {std::string(1, static_cast<char>('a' + rng.below(26)))};
       const bool leaves = rng.below(4) == 0;
       auto told = std::make_unique<Answers>();
       const uint64_t id = e->submit(r, told->listener());
@@ -223,6 +225,24 @@ TEST(EngineMemory, ASecondTurnReadsItsNewTokensAndAChunkAtMost) {
     e->drain(60);
     EXPECT_LE(e->stats().prompt_tokens - before, 10u + 2 * static_cast<uint64_t>(grain));
     EXPECT_EQ(e->stats().cache_hits, 1u);
+  }
+}
+
+// An end token is no part of the next turn, so the state to go on from is the one before it, overlapping or not.
+TEST(EngineMemory, ATurnAfterAnEndTokenGoesOnFromBeforeIt) {
+  Fixture f;
+  for (NamedModel& m : engine_models()) {
+    SCOPED_TRACE(m.name + ", seed 21");
+    auto e = f.engine(m, Mode::overlapping);
+    Rng rng(21);
+    EngineRequest r = plain_request(some_ids(rng, 50), 100);
+    r.end_tokens = some_ids(rng, 40);
+    const Answer first = ask(*e, r).answer;
+    ASSERT_EQ(first.finish, Finish::end_of_document);
+    const Ids said(first.ids.begin(), first.ids.end() - 1);
+    const Told told = ask(*e, plain_request(joined(r.prompt, said, some_ids(rng, 10)), 1));
+    const int64_t grain = m.name == "rat 4 + rat 5" ? 20 : 5;
+    EXPECT_GE(told.reused, 50 + std::ssize(said) - grain + 1);
   }
 }
 

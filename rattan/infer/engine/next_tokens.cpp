@@ -21,9 +21,9 @@ std::vector<TokenChoice> plain(const std::vector<Choice>& choices) {
 
 // A copy that the next step does not overwrite; on a GPU it is made in the stream, and the host goes on.
 at::Tensor on_its_way(const at::Tensor& device) {
-  const bool waits = device.is_cuda();
-  at::Tensor host = at::empty(device.sizes(), device.options().device(at::kCPU).pinned_memory(waits));
-  return host.copy_(device, /*non_blocking=*/waits);
+  const bool pinned = device.is_cuda();
+  at::Tensor host = at::empty(device.sizes(), device.options().device(at::kCPU).pinned_memory(pinned));
+  return host.copy_(device, /*non_blocking=*/pinned);
 }
 
 NextToken choose_one(const Sequence& s, std::span<const float> logits) {

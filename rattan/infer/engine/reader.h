@@ -41,7 +41,7 @@ class Reader {
   Next step(std::span<const Token> tokens, int64_t choose);
   bool chooses() const { return serves_steps_ && !strict_; }
   // On a GPU: records the steps of every size beforehand, which takes a second or two and would hold up the first
-  // sequences. `choose` as in step().
+  // sequences. `choose` as step() will be given it.
   void record(int64_t choose);
 
   // Prompts. `logits` is told fp32 [m, V] of tokens first .. first + m - 1 of a piece, for the pieces that want them.

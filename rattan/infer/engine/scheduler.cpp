@@ -31,7 +31,7 @@ Scheduler::Scheduler(models::Model& model, const Tokenizer& tokenizer, const Eng
       vocabulary_(tokenizer.vocab_size()),
       overlaps_(config.overlap.value_or(reader_.device().is_cuda()) && reader_.chooses() && config.lookup == 0) {}
 
-void Scheduler::record() { reader_.record(overlaps_ ? vocabulary_ : 0); }
+void Scheduler::record() { reader_.record(reader_.chooses() ? vocabulary_ : 0); }
 
 void Scheduler::add(const std::shared_ptr<Live>& live) {
   live->unfinished = live->request.choices;
@@ -59,12 +59,11 @@ void Scheduler::drop_cancelled() {
     // An answer that was stopped is often gone on from.
     if (s->row >= 0) keep(*s);
     park(*s);
+    flight_.forget(*s);
     if (std::find(left.begin(), left.end(), s->live) == left.end()) left.push_back(s->live);
     return true;
   };
   std::erase_if(waiting_, cancelled);
-  for (const SequencePtr& s : running_)
-    if (s->live->cancelled) flight_.forget(*s);
   std::erase_if(running_, cancelled);
   for (const auto& live : left) outlet_.gone(*live);
 }

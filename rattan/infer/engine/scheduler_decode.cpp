@@ -7,10 +7,13 @@
 
 namespace rattan::infer {
 
-// Whoever needs the host for its next token needs to have its last one there.
+// Whoever needs the host for its next token needs to have its last one there. And where states are snapshots, what may
+// end any time must not have read its last token: the next turn of a chat goes on from the state before it.
 bool Scheduler::may_overlap() const {
-  return overlaps_ && std::all_of(running_.begin(), running_.end(), [](const SequencePtr& s) {
-           return s->row < 0 || s->prefilling() || draws_plainly(*s);
+  return overlaps_ && std::all_of(running_.begin(), running_.end(), [this](const SequencePtr& s) {
+           const EngineRequest& r = s->request();
+           const bool may_end = !r.end_tokens.empty() || !r.stop.empty();
+           return s->row < 0 || s->prefilling() || (draws_plainly(*s) && !(may_end && cache_.needs_snapshots()));
          });
 }
 
@@ -49,10 +52,9 @@ void Scheduler::decode() {
 }
 
 void Scheduler::decode_singly(const std::vector<Sequence*>& ready, bool overlap) {
-  // A device chooses where it can, so that logits need not be copied. On a processor they are at hand, and the host's
-  // choice is cheaper.
-  const bool chooses = overlap || (reader_.chooses() && reader_.device().is_cuda() &&
-                                   std::any_of(ready.begin(), ready.end(), [](auto* s) { return draws_plainly(*s); }));
+  // A device chooses for all, though the host may have to choose for some, so that there is one recorded step of a
+  // size. On a processor logits are at hand, and the host's choice is cheaper.
+  const bool chooses = overlap || (reader_.chooses() && reader_.device().is_cuda());
   std::vector<Reader::Token> tokens;
   for (const Sequence* s : ready) {
     tokens.push_back({.row = s->row, .held = s->read, .id = s->ids.back(), .follows = flight_.place(*s)});

@@ -30,8 +30,8 @@ struct Live {
   std::vector<std::vector<TokenChoice>> prompt_top;
 };
 
-// One choice. Its newest token is never read before the step that makes the next one, so whatever is known of a
-// sequence is the state of all tokens but the last.
+// One choice. Its newest token is read by the step that makes the next one, so what is known of a sequence is the state
+// of all tokens but the last; of all, while the token after that is in flight.
 struct Sequence {
   Sequence(std::shared_ptr<Live> live_in, int64_t choice_in, const Tokenizer& tokenizer)
       : live(std::move(live_in)),

@@ -22,9 +22,10 @@ struct Row {
 
 // The ids that the rule keeps, in ascending order.
 std::vector<int64_t> kept(const Row& row, const DrawRule& rule) {
+  if (!(rule.temperature > 0)) return {std::max_element(row.z, row.z + row.n) - row.z};
   std::vector<int64_t> order(static_cast<std::size_t>(row.n));
   std::iota(order.begin(), order.end(), 0);
-  const auto k = rule.temperature > 0 ? static_cast<int64_t>(rule.top_k) : 1;
+  const auto k = static_cast<int64_t>(rule.top_k);
   if (k > 0 || rule.top_p < 1)
     std::stable_sort(order.begin(), order.end(), [&](int64_t a, int64_t b) { return row.z[a] > row.z[b]; });
   if (k > 0) order.resize(static_cast<std::size_t>(std::min(k, row.n)));
