@@ -50,7 +50,8 @@ struct EngineConfig {
   // Choose tokens on the device and start a step before the last one's tokens are known to the host (not with strict or
   // lookup). Without a value: on a GPU. On a processor nothing is won by it.
   std::optional<bool> overlap;
-  // Called on the engine's thread after every step, when listeners were told what it made; must not block or throw.
+  // Called on the engine's thread after every step, when listeners were told what it made (overlapping: what the one
+  // before it made); must not block or throw.
   std::function<void()> after_step;
 };
 

@@ -36,8 +36,8 @@ class Reader {
     at::Tensor logits;         // fp32 [n, V] on the device, until the next step
     at::Tensor ids, logprobs;  // int64 [n], float64 [n]: drawn by the rules; or undefined
   };
-  // One token of each; rows named in `free` hold nothing and fill up the batch. choose > 0: the next tokens are drawn
-  // on the device too, among the first `choose` ids; needs chooses().
+  // One token of each. choose > 0: the next tokens are drawn on the device too, among the first `choose` ids; needs
+  // chooses().
   Next step(std::span<const Token> tokens, int64_t choose);
   bool chooses() const { return serves_steps_ && !strict_; }
   // On a GPU: records the steps of every size beforehand, which takes a second or two and would hold up the first

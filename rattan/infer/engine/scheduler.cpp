@@ -28,10 +28,15 @@ Scheduler::Scheduler(models::Model& model, const Tokenizer& tokenizer, const Eng
               [this] { return cache_.evict_one(); }),
       cache_(reader_.store(), model.state_spec(), memory_,
              {.enabled = config.prefix_cache && !reader_.whole_prefix(), .snapshot_every = config.snapshot_every}),
-      vocabulary_(tokenizer.vocab_size()),
-      overlaps_(config.overlap.value_or(reader_.device().is_cuda()) && reader_.chooses() && config.lookup == 0) {}
+      vocabulary_(tokenizer.vocab_size()) {
+  // A device chooses for all, though the host may have to choose for some, so that there is one recorded step of a
+  // size. On a processor logits are at hand, and the host's choice is cheaper.
+  const bool cuda = reader_.device().is_cuda();
+  if (reader_.chooses() && (cuda || config.overlap.value_or(false))) choose_ = vocabulary_;
+  overlaps_ = choose_ > 0 && config.overlap.value_or(cuda) && config.lookup == 0;
+}
 
-void Scheduler::record() { reader_.record(reader_.chooses() ? vocabulary_ : 0); }
+void Scheduler::record() { reader_.record(choose_); }
 
 void Scheduler::add(const std::shared_ptr<Live>& live) {
   live->unfinished = live->request.choices;

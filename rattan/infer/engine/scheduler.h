@@ -89,6 +89,7 @@ class Scheduler {
   PrefixCache cache_;
   Counts counts_;
   int64_t vocabulary_;
+  int64_t choose_ = 0;  // what Reader::step() is given
   uint64_t admissions_ = 0;
   std::deque<SequencePtr> waiting_;
   std::vector<SequencePtr> running_;

@@ -52,15 +52,12 @@ void Scheduler::decode() {
 }
 
 void Scheduler::decode_singly(const std::vector<Sequence*>& ready, bool overlap) {
-  // A device chooses for all, though the host may have to choose for some, so that there is one recorded step of a
-  // size. On a processor logits are at hand, and the host's choice is cheaper.
-  const bool chooses = overlap || (reader_.chooses() && reader_.device().is_cuda());
   std::vector<Reader::Token> tokens;
   for (const Sequence* s : ready) {
     tokens.push_back({.row = s->row, .held = s->read, .id = s->ids.back(), .follows = flight_.place(*s)});
-    if (chooses && draws_plainly(*s)) tokens.back().rule = draw_rule(*s);
+    if (choose_ > 0 && draws_plainly(*s)) tokens.back().rule = draw_rule(*s);
   }
-  const Reader::Next next = reader_.step(tokens, chooses ? vocabulary_ : 0);
+  const Reader::Next next = reader_.step(tokens, choose_);
   for (Sequence* s : ready) ++s->read;
   if (overlap) {
     Flight started(ready, next);

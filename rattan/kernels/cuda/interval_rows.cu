@@ -1,5 +1,6 @@
-// Interval attention of few queries that each have keys of their own: a decoding step of many sequences, or a short
-// piece after a long past. One block a query and head, or a part of its keys (interval_rows.cuh).
+// Interval attention of few queries that each have keys of their own: a decoding step of many sequences. (Of attention
+// and windows a short piece after a long past comes here too.) One block a query and head, or a part of its keys
+// (interval_rows.cuh).
 #include "rattan/kernels/attention.h"
 #include "rattan/kernels/cuda/dependent_launch.cuh"
 #include "rattan/kernels/cuda/interval_attention.h"

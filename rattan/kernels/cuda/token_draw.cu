@@ -86,8 +86,8 @@ struct Found {
 
 // The largest key for which measure(z), summed over all that are not smaller, reaches `needed`.
 template <class Measure>
-__device__ Found search(const Row& row, uint64_t needed, uint64_t lowest, Measure&& measure) {
-  Found found{lowest, 0};
+__device__ Found search(const Row& row, uint64_t needed, Measure&& measure) {
+  Found found{0, 0};
   for (uint64_t step = uint64_t{1} << 30; step > 0; step /= 8) {
     uint64_t sums[kPivots] = {};
     row.each([&](float z, int) {
@@ -124,7 +124,7 @@ __device__ Border border_of(const Row& row, const DrawRule& rule, int64_t vocabu
   const bool some = rule.top_k > 0 && rule.top_k < static_cast<double>(vocabulary), share = rule.top_p < 1;
   if (some) {
     const auto k = static_cast<uint64_t>(rule.top_k);
-    const Found found = search(row, k, 0, [](float) { return uint64_t{1}; });
+    const Found found = search(row, k, [](float) { return uint64_t{1}; });
     border = {found.key, k - found.above};
   }
   if (!share) return border;
@@ -133,7 +133,7 @@ __device__ Border border_of(const Row& row, const DrawRule& rule, int64_t vocabu
   // Whole units that reach the share: sums are compared as the definition does, which is exact below 2^53.
   const auto needed = static_cast<uint64_t>(ceil(rule.top_p * static_cast<double>(sum)));
   if (needed == 0) return {key_of(row.highest), 1};
-  const Found found = search(row, needed, 0, weight);
+  const Found found = search(row, needed, weight);
   const uint64_t each = row.weight(of_key(found.key));
   return {found.key, (needed - found.above + each - 1) / each};
 }
